@@ -1,0 +1,285 @@
+"""ZooKeeper servers as processes, for the runners of this directory.
+
+Owns: configuration file, data directory, process and readiness of one server (`Zk`) or of an ensemble
+(`zk_ensemble`), real Apache (`kind='apache:3.9.5'`) or ours (`kind='zkpy'`). Knows nothing of what is run on them.
+Every process is started by us, in its own session, and ended by its pid; `stop_all` runs at exit as well.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+REPO = HERE.parent
+_running: list[Process] = []
+
+
+def free_port() -> int:
+    """A port nobody listens on now, outside the range that outgoing connections take theirs from."""
+    with contextlib.suppress(OSError, ValueError):
+        low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        first = 10000 + os.getpid() * 37 % max(1, low - 12000)
+        for port in range(first, low):
+            if port in _handed_out:
+                continue
+            with socket.socket() as s:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    s.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+                _handed_out.add(port)
+                return port
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+_handed_out: set[int] = set()
+
+
+def wait_for(what: str, condition: Callable[[], Any], timeout: float = 60, every: float = 0.1) -> Any:
+    """Poll until `condition()` is true (an exception counts as false) and return its value; TimeoutError after."""
+    deadline = time.monotonic() + timeout
+    last: object = None
+    while True:
+        try:
+            value = condition()
+            if value:
+                return value
+            last = value
+        except Exception as error:  # whatever the library raises while its server is away
+            last = error
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:g} s (last: {last!r})")
+        time.sleep(every)
+
+
+class Process:
+    """One child process whose output goes to a file."""
+
+    def __init__(
+        self, command: list[str], log: Path, cwd: Path | None = None, env: dict[str, str] | None = None
+    ):
+        self.log = log
+        with log.open("ab") as out:
+            self.popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=env,
+                start_new_session=True,
+            )
+        _running.append(self)
+
+    def alive(self) -> bool:
+        return self.popen.poll() is None
+
+    def signal(self, number: int) -> None:
+        if self.alive():
+            self.popen.send_signal(number)
+
+    def wait(self, timeout: float) -> int:
+        """Exit code; subprocess.TimeoutExpired when it is still running."""
+        code = self.popen.wait(timeout)
+        if self in _running:
+            _running.remove(self)
+        return code
+
+    def kill9(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.wait(10)
+
+    def stop(self, timeout: float = 20) -> int:
+        """SIGTERM, and SIGKILL when that does not end it in time."""
+        self.signal(signal.SIGTERM)
+        try:
+            return self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill9()
+            raise
+
+
+@atexit.register
+def stop_all() -> None:
+    for process in list(_running):
+        with contextlib.suppress(Exception):
+            process.signal(signal.SIGCONT)
+            process.kill9()
+
+
+for _number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(_number, lambda number, _frame: sys.exit(128 + number))
+
+
+def apache_jars(version: str) -> str:
+    """Class path of a real Apache server."""
+    path = subprocess.run(
+        ["bash", str(HERE / "get_apache.sh"), version], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return path.stdout.strip() + "/*"
+
+
+class Zk:
+    """One ZooKeeper server. `config` holds more zoo.cfg keys, `properties` Java system properties."""
+
+    def __init__(
+        self,
+        directory: Path | str,
+        kind: str = "zkpy",
+        port: int | None = None,
+        *,
+        config: dict[str, Any] | None = None,
+        properties: dict[str, Any] | None = None,
+        myid: int | None = None,
+    ):
+        self.kind = kind
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.datadir = self.directory / "data"
+        self.datadir.mkdir(exist_ok=True)
+        self.log = self.directory / "server.log"
+        self.cfg = self.directory / "zoo.cfg"
+        self.port = port or free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.properties = dict(properties or {})
+        self.process: Process | None = None
+        if myid is not None:
+            (self.datadir / "myid").write_text(f"{myid}\n")
+        keys = {
+            "tickTime": 2000,
+            "initLimit": 10,
+            "syncLimit": 5,
+            "dataDir": self.datadir,
+            "clientPort": self.port,
+            "clientPortAddress": "127.0.0.1",
+            "maxClientCnxns": 0,
+            "4lw.commands.whitelist": "*",
+            "admin.enableServer": "false",
+        } | (config or {})
+        self.cfg.write_text("".join(f"{key}={value}\n" for key, value in keys.items()))
+
+    def command(self) -> list[str]:
+        properties = [f"-D{name}={value}" for name, value in self.properties.items()]
+        name, _, version = self.kind.partition(":")
+        if name == "zkpy":
+            return [str(REPO / ".venv/bin/zkpy"), "server", *properties, str(self.cfg)]
+        if name != "apache":
+            raise ValueError(f"kind must be 'zkpy' or 'apache:VERSION', not {self.kind!r}")
+        return [
+            "java",
+            "-Xmx256m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+            *properties,
+            "-cp",
+            apache_jars(version),
+            "org.apache.zookeeper.server.quorum.QuorumPeerMain",
+            str(self.cfg),
+        ]
+
+    def four_letter(self, word: str, timeout: float = 5) -> str:
+        with socket.create_connection(("127.0.0.1", self.port), timeout) as s:
+            s.sendall(word.encode())
+            return b"".join(iter(lambda: s.recv(65536), b"")).decode()
+
+    def mode(self) -> str | None:
+        """`standalone`, `leader`, `follower`, `observer`; None while it does not serve."""
+        with contextlib.suppress(OSError):
+            for line in self.four_letter("srvr").splitlines():
+                if line.startswith("Mode: "):
+                    return line.removeprefix("Mode: ")
+        return None
+
+    def launch(self) -> Zk:
+        """Start the process without waiting until it serves."""
+        self.process = Process(self.command(), self.log, cwd=self.directory)
+        return self
+
+    def start(self, timeout: float = 60) -> Zk:
+        self.launch()
+        self.wait_ready(timeout)
+        return self
+
+    def wait_ready(self, timeout: float = 60) -> None:
+        def ready() -> bool:
+            if self.process is None or not self.process.alive():
+                raise SystemExit(f"{self.kind} server ended while starting:\n{self.log_tail()}")
+            return self.mode() is not None
+
+        wait_for(f"{self.kind} server on port {self.port} serves", ready, timeout, 0.05)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        return self.process.stop()
+
+    def kill9(self) -> None:
+        assert self.process is not None
+        self.process.kill9()
+
+    def restart(self, timeout: float = 60) -> Zk:
+        """Start again on the same data, after `stop`, after `kill9`, or stopping it now."""
+        if self.process is not None and self.process.alive():
+            self.stop()
+        return self.start(timeout)
+
+    def log_tail(self, lines: int = 30) -> str:
+        return (
+            "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+        )
+
+
+def zk_ensemble(directory: Path | str, kind: str = "zkpy", count: int = 1, **options: Any) -> list[Zk]:
+    """`count` servers of one ensemble (1: a standalone server), started and serving. Options as for `Zk`."""
+    directory = Path(directory)
+    config = dict(options.pop("config", None) or {})
+    if count == 1:
+        servers = [Zk(directory / "zk1", kind, config=config, **options)]
+    else:
+        members = {f"server.{n}": f"127.0.0.1:{free_port()}:{free_port()}" for n in range(1, count + 1)}
+        servers = [
+            Zk(directory / f"zk{n}", kind, config=config | members, myid=n, **options)
+            for n in range(1, count + 1)
+        ]
+    for server in servers:
+        server.launch()
+    for server in servers:
+        server.wait_ready()
+    return servers
+
+
+@contextlib.contextmanager
+def work_directory(name: str, keep: bool = False) -> Iterator[Path]:
+    """A scratch directory, removed on success, kept (and named on stderr) when the body raises or exits non-zero."""
+    path = Path(tempfile.mkdtemp(prefix=f"zkpy-{name}."))
+    try:
+        yield path
+    except BaseException as error:
+        stop_all()
+        if keep or not (isinstance(error, SystemExit) and not error.code):
+            print(f"logs and data: {path}", file=sys.stderr)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    stop_all()
+    if keep:
+        print(f"logs and data: {path}", file=sys.stderr)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
