@@ -1,0 +1,200 @@
+"""Access control: interned lists, evaluation of a permission, fix-up of what clients send.
+
+The core knows providers only through `AclProviders`; who authenticated a connection, and how, is not its
+business. Rules: client protocol §12.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from zkpy_protocol.opcodes import ErrorCode
+from zkpy_protocol.records import ACL, Id
+
+from zkpy.core.errors import KeeperError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+OPEN_ACL_ID = -1
+ALL_PERMS = 31
+
+
+class AclProvider(Protocol):
+    """What an authentication scheme contributes to ACL rules."""
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether ``auth:`` entries expand to ids of this scheme."""
+
+    def is_valid(self, acl_id: str) -> bool:
+        """Whether `acl_id` may stand in an ACL."""
+
+    def matches(self, caller_id: str, acl_id: str) -> bool:
+        """Whether a connection with `caller_id` is meant by `acl_id`."""
+
+    def user_name(self, caller_id: str) -> str:
+        """The part of an id that names the user (whoAmI, audit)."""
+
+
+class AclProviders(Protocol):
+    """The providers of a server by scheme."""
+
+    def get(self, scheme: str) -> AclProvider | None:
+        """The provider of `scheme`, None when the server has none."""
+
+
+class AclList:
+    """An interned list of ACL entries; nodes with equal lists share one object.
+
+    Attributes:
+        id: number in snapshots; -1 is the open ACL of the reserved nodes.
+        uses: how many nodes have it; an entry without users leaves the table.
+        anyone: permissions granted to ``world:anyone``, the fast path of every check.
+    """
+
+    __slots__ = ("anyone", "entries", "id", "uses")
+
+    def __init__(self, id_: int, entries: tuple[ACL, ...]) -> None:
+        self.id = id_
+        self.entries = entries
+        self.uses = 0
+        anyone = 0
+        for entry in entries:
+            if entry.id.scheme == "world" and entry.id.id == "anyone":
+                anyone |= entry.perms
+        # Apache allows everything on a node without entries.
+        self.anyone = anyone if entries else -1
+
+
+_Key = tuple[tuple[int, str | None, str | None], ...]
+
+
+class AclTable:
+    """All ACL lists of a tree, by content and by id, counted (ReferenceCountedACLCache)."""
+
+    __slots__ = ("_by_id", "_by_key", "next_id", "open")
+
+    def __init__(self) -> None:
+        self.open = AclList(OPEN_ACL_ID, (ACL(ALL_PERMS, Id("world", "anyone")),))
+        self._by_key: dict[_Key, AclList] = {}
+        self._by_id: dict[int, AclList] = {}
+        self.next_id = 1
+
+    def intern(self, entries: Sequence[ACL] | None) -> AclList:
+        """The shared list with these entries, in this order. The caller counts its use."""
+        entries = entries or ()
+        key = tuple([(entry.perms, entry.id.scheme, entry.id.id) for entry in entries])
+        found = self._by_key.get(key)
+        if found is None:
+            found = self._register(self.next_id, key, tuple(entries))
+            self.next_id += 1
+        return found
+
+    def load(self, id_: int, entries: Sequence[ACL]) -> None:
+        """Take over an entry of a snapshot under the id it has there."""
+        key = tuple([(entry.perms, entry.id.scheme, entry.id.id) for entry in entries])
+        self._register(id_, key, tuple(entries))
+        self.next_id = max(self.next_id, id_ + 1)
+
+    def by_id(self, id_: int) -> AclList | None:
+        """The list with this snapshot id, None when the snapshot names one that it does not define."""
+        return self.open if id_ == OPEN_ACL_ID else self._by_id.get(id_)
+
+    def release(self, acl: AclList) -> None:
+        """One node less has this list."""
+        acl.uses -= 1
+        if acl.uses <= 0 and acl.id != OPEN_ACL_ID:
+            self._forget(acl)
+
+    def drop_unused(self) -> None:
+        """Remove the entries of a snapshot that no node had."""
+        for acl in [acl for acl in self._by_id.values() if acl.uses <= 0]:
+            self._forget(acl)
+
+    def entries(self) -> Iterable[AclList]:
+        """All lists but the open one, in order of their ids."""
+        return [self._by_id[id_] for id_ in sorted(self._by_id)]
+
+    def _register(self, id_: int, key: _Key, entries: tuple[ACL, ...]) -> AclList:
+        acl = AclList(id_, entries)
+        self._by_key[key] = acl
+        self._by_id[id_] = acl
+        return acl
+
+    def _forget(self, acl: AclList) -> None:
+        if self._by_id.pop(acl.id, None) is None:
+            return
+        key = tuple([(entry.perms, entry.id.scheme, entry.id.id) for entry in acl.entries])
+        if self._by_key.get(key) is acl:
+            del self._by_key[key]
+
+
+class AccessRules:
+    """Decides whether the ids of a connection may do something, and what ACL a request really asks for."""
+
+    __slots__ = ("_providers", "_skip")
+
+    def __init__(self, providers: AclProviders, skip_acl: bool) -> None:
+        self._providers = providers
+        self._skip = skip_acl
+
+    def allows(self, acl: AclList, perm: int, ids: Iterable[Id]) -> bool:
+        """Whether one of `ids` has any of the bits of `perm` (client protocol §12.1)."""
+        if acl.anyone & perm or self._skip:
+            return True
+        for caller in ids:
+            if caller.scheme == "super":
+                return True
+        for entry in acl.entries:
+            if not entry.perms & perm:
+                continue
+            scheme = entry.id.scheme
+            provider = None if scheme is None else self._providers.get(scheme)
+            if provider is None:
+                continue
+            for caller in ids:
+                if caller.scheme == scheme and provider.matches(caller.id or "", entry.id.id or ""):
+                    return True
+        return False
+
+    def fix_up(self, requested: Sequence[ACL] | None, ids: Iterable[Id]) -> list[ACL]:
+        """The list to store: duplicates dropped, ``auth`` replaced by the caller's ids.
+
+        Raises:
+            KeeperError: INVALIDACL.
+        """
+        if not requested:
+            raise KeeperError(ErrorCode.INVALIDACL)
+        fixed: list[ACL] = []
+        seen: list[ACL] = []
+        for entry in requested:
+            if entry in seen:
+                continue
+            seen.append(entry)
+            scheme = entry.id.scheme
+            if scheme == "world" and entry.id.id == "anyone":
+                fixed.append(entry)
+            elif scheme == "auth":
+                fixed.extend(self._expand(entry.perms, ids))
+            else:
+                provider = None if scheme is None else self._providers.get(scheme)
+                if provider is None or entry.id.id is None or not provider.is_valid(entry.id.id):
+                    raise KeeperError(ErrorCode.INVALIDACL)
+                fixed.append(entry)
+        return fixed
+
+    def user_name(self, caller: Id) -> str:
+        """How whoAmI shows an id; empty when its scheme has no provider (``super``)."""
+        provider = None if caller.scheme is None else self._providers.get(caller.scheme)
+        return "" if provider is None else provider.user_name(caller.id or "")
+
+    def _expand(self, perms: int, ids: Iterable[Id]) -> list[ACL]:
+        expanded = []
+        for caller in ids:
+            provider = None if caller.scheme is None else self._providers.get(caller.scheme)
+            if provider is not None and provider.is_authenticated:
+                expanded.append(ACL(perms, caller))
+        if not expanded:
+            raise KeeperError(ErrorCode.INVALIDACL)
+        return expanded

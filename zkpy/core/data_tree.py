@@ -1,0 +1,596 @@
+"""The znodes: what a txn does to them, what a client sees of them, and the digest over all of them.
+
+Owns nodes, ACL table, ephemerals, container and TTL sets, quota usage. Does not know sessions'
+timeouts, watches, connections, files or where a txn comes from: committing, replaying a log and following
+a leader all end in `DataTree.apply`, which therefore has to be idempotent over a fuzzy snapshot
+(on-disk format §6.3).
+
+Invariants:
+    * ``nodes[""] is nodes["/"]``: parents of top-level nodes are looked up under the empty path, and every
+      count of nodes includes the root twice, as Apache's does.
+    * A node's `children` holds full paths, the same string objects as the keys of `nodes`.
+    * `digest` is the sum over all nodes of `node_digest`, modulo 2**64, signed.
+    * `last_zxid` moves only after the whole txn is applied, and never back.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from zkpy_protocol.opcodes import ErrorCode, EventType, OpCode, Perms
+from zkpy_protocol.records import ACL, Id
+from zkpy_protocol.txns import decode_record
+
+from zkpy.core.acl import AclList, AclTable
+from zkpy.core.owners import CONTAINER, CONTAINER_OWNER, EPHEMERAL, TTL, OwnerRules, ttl_owner
+from zkpy.core.paths import CONFIG_NODE, QUOTA_ROOT, ROOT
+from zkpy.core.quotas import LIMIT_NAME, STATS_NAME, MalformedQuotaError, QuotaPaths, QuotaTrack, stats_path
+from zkpy.core.types import wrap32, wrap64
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zkpy.core.txn import Txn
+
+_STAT = struct.Struct(">qqqqiiiqiiq").pack
+_DIGEST_BLOCK = struct.Struct(">qqqqqiiiq").pack
+
+# Plain numbers: these are compared for every txn.
+_OK = 0
+_NONODE = int(ErrorCode.NONODE)
+_NODEEXISTS = int(ErrorCode.NODEEXISTS)
+_RUNTIMEINCONSISTENCY = int(ErrorCode.RUNTIMEINCONSISTENCY)
+_CREATE = int(OpCode.CREATE)
+_CREATE2 = int(OpCode.CREATE2)
+_CREATE_CONTAINER = int(OpCode.CREATE_CONTAINER)
+_CREATE_TTL = int(OpCode.CREATE_TTL)
+_DELETE = int(OpCode.DELETE)
+_DELETE_CONTAINER = int(OpCode.DELETE_CONTAINER)
+_SET_DATA = int(OpCode.SET_DATA)
+_SET_ACL = int(OpCode.SET_ACL)
+_RECONFIG = int(OpCode.RECONFIG)
+_CLOSE_SESSION = int(OpCode.CLOSE_SESSION)
+_MULTI = int(OpCode.MULTI)
+_ERROR = int(OpCode.ERROR)
+_CREATED = int(EventType.NODE_CREATED)
+_DELETED = int(EventType.NODE_DELETED)
+_DATA_CHANGED = int(EventType.NODE_DATA_CHANGED)
+_CHILDREN_CHANGED = int(EventType.NODE_CHILDREN_CHANGED)
+
+DIGEST_LOG_INTERVAL = 128
+_DIGEST_LOG_MAX = 1024  # as many as Apache's `hash` command remembers
+
+Change = tuple[int, str, AclList]
+"""A watch trigger: event type, path, and the ACL that decides who may see the event."""
+
+
+class Node:
+    """One znode with the stored form of its Stat (cversion counts creations only).
+
+    `stat` and `digest` are caches; whoever changes a field resets them to None.
+    """
+
+    __slots__ = (
+        "acl",
+        "aversion",
+        "children",
+        "ctime",
+        "cversion",
+        "czxid",
+        "data",
+        "digest",
+        "mtime",
+        "mzxid",
+        "owner",
+        "pzxid",
+        "stat",
+        "version",
+    )
+
+    def __init__(self, data: bytes | None, acl: AclList, owner: int, zxid: int, time: int) -> None:
+        self.data = data
+        self.acl = acl
+        self.owner = owner
+        self.czxid = zxid
+        self.mzxid = zxid
+        self.pzxid = zxid
+        self.ctime = time
+        self.mtime = time
+        self.version = 0
+        self.cversion = 0
+        self.aversion = 0
+        self.children: dict[str, None] | None = None
+        self.digest: int | None = None
+        self.stat: bytes | None = None
+
+
+def fields_digest(
+    path: str,
+    data: bytes | None,
+    czxid: int,
+    mzxid: int,
+    pzxid: int,
+    ctime: int,
+    mtime: int,
+    version: int,
+    cversion: int,
+    aversion: int,
+    owner: int,
+) -> int:
+    """Digest (version 2) of a node with these stored fields; nodes below ``/zookeeper/`` count nothing."""
+    if path.startswith("/zookeeper/"):
+        return 0
+    crc = crc32(b"" if path == ROOT else path.encode())
+    if data:
+        crc = crc32(data, crc)
+    return crc32(_DIGEST_BLOCK(czxid, mzxid, pzxid, ctime, mtime, version, cversion, aversion, owner), crc)
+
+
+class OpResult:
+    """What one operation of a txn did.
+
+    Attributes:
+        type: txn type, ERROR (-1) for an operation that failed.
+        stat: encoded Stat right after the operation where its reply has one, else None.
+    """
+
+    __slots__ = ("err", "path", "stat", "type")
+
+    def __init__(self, type_: int, err: int, path: str | None, stat: bytes | None) -> None:
+        self.type = type_
+        self.err = err
+        self.path = path
+        self.stat = stat
+
+
+class DataTree:
+    """All znodes of a server."""
+
+    __slots__ = (
+        "acls",
+        "containers",
+        "data_size",
+        "digest",
+        "digest_enabled",
+        "digest_log",
+        "digest_mismatches",
+        "ephemeral_count",
+        "ephemerals",
+        "last_zxid",
+        "nodes",
+        "owners",
+        "quotas",
+        "ttls",
+    )
+
+    def __init__(self, owners: OwnerRules, digest_enabled: bool = True) -> None:
+        """An empty database: the root and the reserved nodes."""
+        self.owners = owners
+        self.digest_enabled = digest_enabled
+        self.acls = AclTable()
+        self.nodes: dict[str, Node] = {}
+        self.ephemerals: dict[int, dict[str, None]] = {}
+        self.ephemeral_count = 0
+        self.containers: dict[str, None] = {}
+        self.ttls: dict[str, None] = {}
+        self.quotas = QuotaPaths()
+        self.data_size = 0
+        self.digest = 0
+        self.digest_log: list[tuple[int, int]] = []
+        self.digest_mismatches = 0
+        self.last_zxid = 0
+        self._add_reserved_nodes()
+
+    def _add_reserved_nodes(self) -> None:
+        root = self._reserved("/", self.acls.open)
+        self.nodes[""] = root
+        self._reserved("/zookeeper", self.acls.open)
+        self._reserved(QUOTA_ROOT, self.acls.open)
+        config = self._reserved(CONFIG_NODE, self.acls.intern([ACL(int(Perms.READ), Id("world", "anyone"))]))
+        # Compat: Apache creates it and then sets its ACL without counting, which leaves -1 in the Stat.
+        config.aversion = -1
+
+    def _reserved(self, path: str, acl: AclList) -> Node:
+        node = Node(b"", acl, 0, 0, 0)
+        self.attach(path, node)
+        return node
+
+    # -- reading
+
+    def get(self, path: str) -> Node | None:
+        """The node at `path`; the empty string is an alias of the root."""
+        return self.nodes.get(path)
+
+    def stat(self, node: Node) -> bytes:
+        """The 68 bytes of a node's Stat as clients see it: cversion counts deletions too, markers of
+        containers and TTL nodes are not shown."""
+        stat = node.stat
+        if stat is None:
+            children = 0 if node.children is None else len(node.children)
+            owner = node.owner
+            if owner and self.owners.kind(owner) != EPHEMERAL:
+                owner = 0
+            stat = node.stat = _STAT(
+                node.czxid,
+                node.mzxid,
+                node.ctime,
+                node.mtime,
+                node.version,
+                wrap32(2 * node.cversion - children),
+                node.aversion,
+                owner,
+                0 if node.data is None else len(node.data),
+                children,
+                node.pzxid,
+            )
+        return stat
+
+    @staticmethod
+    def child_names(path: str, node: Node) -> list[str]:
+        """Names of the children, in no promised order."""
+        if not node.children:
+            return []
+        skip = len(path) + 1 if len(path) > 1 else 1
+        return [child[skip:] for child in node.children]
+
+    def descendants_count(self, path: str) -> int:
+        """How many nodes are below `path`; the root itself does not count, its alias does (Apache)."""
+        if path == ROOT:
+            return len(self.nodes) - 2
+        if not path:
+            return len(self.nodes) - 1
+        count = 0
+        stack = [self.nodes[path]]
+        while stack:
+            children = stack.pop().children
+            if children:
+                count += len(children)
+                stack.extend([self.nodes[child] for child in children])
+        return count
+
+    def ephemerals_of(self, session_id: int) -> list[str]:
+        """Paths of the ephemeral nodes of a session, sorted."""
+        return sorted(self.ephemerals.get(session_id, ()))
+
+    def node_digest(self, path: str, node: Node) -> int:
+        """The node's part of `digest`, unsigned 32 bits."""
+        digest = node.digest
+        if digest is None:
+            digest = node.digest = fields_digest(
+                path or ROOT,
+                node.data,
+                node.czxid,
+                node.mzxid,
+                node.pzxid,
+                node.ctime,
+                node.mtime,
+                node.version,
+                node.cversion,
+                node.aversion,
+                node.owner,
+            )
+        return digest
+
+    # -- building from a snapshot
+
+    @classmethod
+    def bare(cls, owners: OwnerRules, digest_enabled: bool = True) -> DataTree:
+        """A tree without any node, to be filled by `load`; the caller ends with `finish_load`."""
+        tree = cls(owners, digest_enabled)
+        tree.acls = AclTable()
+        tree.nodes.clear()
+        tree.data_size = 0
+        tree.digest = 0
+        return tree
+
+    def load(self, path: str, node: Node) -> bool:
+        """Add a node of a snapshot; parents come first. False when the parent is missing."""
+        if path and path[: path.rindex("/")] not in self.nodes:
+            return False
+        self.attach(path or ROOT, node)
+        if not path:
+            self.nodes[""] = node
+        return True
+
+    def finish_load(self) -> None:
+        """Rebuild what a snapshot does not hold: quota usage; drop ACL lists nobody has."""
+        self.acls.drop_unused()
+        self.rebuild_quotas()
+
+    def rebuild_quotas(self) -> None:
+        """Register every limits node that is a leaf and count its subtree again (setupQuota)."""
+        self.quotas = QuotaPaths()
+        prefix = QUOTA_ROOT + "/"
+        suffix = "/" + LIMIT_NAME
+        for path in [p for p in self.nodes if p.startswith(prefix) and p.endswith(suffix)]:
+            if not self.nodes[path].children:
+                quota_path = path[len(QUOTA_ROOT) : path.index(suffix)]
+                if quota_path:
+                    self.recount_quota(quota_path)
+                    self.quotas.add(quota_path)
+
+    def attach(self, path: str, node: Node) -> None:
+        """Put `node` into every index; the parent's own fields are left alone."""
+        nodes = self.nodes
+        if path != ROOT:
+            parent = nodes[path[: path.rindex("/")]]
+            if parent.children is None:
+                parent.children = {}
+            parent.children[path] = None
+            parent.stat = None
+        nodes[path] = node
+        node.acl.uses += 1
+        data = node.data
+        self.data_size += len(path) if data is None else len(path) + len(data)
+        owner = node.owner
+        if owner:
+            kind = self.owners.kind(owner)
+            if kind == EPHEMERAL:
+                self.ephemerals.setdefault(owner, {})[path] = None
+                self.ephemeral_count += 1
+            elif kind == CONTAINER:
+                self.containers[path] = None
+            elif kind == TTL:
+                self.ttls[path] = None
+        if self.digest_enabled:
+            self.digest = wrap64(self.digest + self.node_digest(path, node))
+
+    # -- applying txns
+
+    def apply(self, txn: Txn, changes: list[Change] | None) -> tuple[int, list[OpResult] | None, OpResult | None]:
+        """Apply a committed txn.
+
+        Args:
+            txn: with a zxid above all applied ones, except over a fuzzy snapshot.
+            changes: collects the watch triggers in the order of sending; None when nobody watches.
+
+        Returns:
+            error code of the txn, results of the members of a multi, result of a single operation.
+        """
+        type_ = txn.type
+        if type_ == _MULTI:
+            err, results = self._apply_multi(txn, changes)
+            single = None
+        else:
+            single = self._apply_op(type_, txn.record, txn, changes)
+            err = single.err
+            results = None
+        zxid = txn.zxid
+        self.last_zxid = max(self.last_zxid, zxid)
+        if self.digest_enabled:
+            if txn.digest is not None and txn.digest != self.digest:
+                self.digest_mismatches += 1
+            if zxid % DIGEST_LOG_INTERVAL == 0:
+                self._log_digest(zxid)
+        return err, results, single
+
+    def _log_digest(self, zxid: int) -> None:
+        self.digest_log.append((zxid, self.digest))
+        if len(self.digest_log) > _DIGEST_LOG_MAX:
+            del self.digest_log[0]
+
+    def _apply_multi(self, txn: Txn, changes: list[Change] | None) -> tuple[int, list[OpResult]]:
+        members = txn.record.txns or []
+        results: list[OpResult] = []
+        if any(member.type == _ERROR for member in members):
+            failed = False
+            for member in members:
+                if member.type == _ERROR:
+                    failed = True
+                    code = decode_record(_ERROR, member.data).err
+                else:
+                    code = _RUNTIMEINCONSISTENCY if failed else _OK
+                results.append(OpResult(_ERROR, code, None, None))
+        else:
+            for member in members:
+                record = decode_record(member.type, member.data)
+                results.append(self._apply_op(member.type, record, txn, changes))
+        err = next((result.err for result in results if result.err), _OK)
+        return err, results
+
+    def _apply_op(self, type_: int, record: Any, txn: Txn, changes: list[Change] | None) -> OpResult:
+        if type_ == _SET_DATA or type_ == _RECONFIG:  # noqa: PLR1714  compared for every write
+            return self._set_data(type_, record, txn, changes)
+        if type_ in (_CREATE, _CREATE2):
+            return self._create(type_, record, txn.client_id if record.ephemeral else 0, txn, changes)
+        if type_ == _CREATE_CONTAINER:
+            return self._create(type_, record, CONTAINER_OWNER, txn, changes)
+        if type_ == _CREATE_TTL:
+            return self._create(type_, record, ttl_owner(record.ttl), txn, changes)
+        if type_ in (_DELETE, _DELETE_CONTAINER):
+            return OpResult(type_, self._delete(record.path, txn.zxid, changes), record.path, None)
+        if type_ == _SET_ACL:
+            return self._set_acl(type_, record)
+        if type_ == _CLOSE_SESSION:
+            self._close_session(txn.client_id, None if record is None else record.paths2_delete, txn.zxid, changes)
+            return OpResult(type_, _OK, None, None)
+        if type_ == _ERROR:
+            return OpResult(type_, record.err, None, None)
+        # createSession and check change nothing here.
+        return OpResult(type_, _OK, getattr(record, "path", None), None)
+
+    def _create(self, type_: int, record: Any, owner: int, txn: Txn, changes: list[Change] | None) -> OpResult:
+        path = record.path
+        zxid = txn.zxid
+        slash = path.rindex("/")
+        parent_path = path[:slash]
+        parent = self.nodes.get(parent_path)
+        if parent is None:
+            return OpResult(type_, _NONODE, path, None)
+        acl = self.acls.intern(record.acl)
+        existing = self.nodes.get(path)
+        if existing is not None:
+            # Fuzzy snapshot: the node may be a later incarnation, but its ACL reference may be stale.
+            if existing.acl is not acl:
+                acl.uses += 1
+                self.acls.release(existing.acl)
+                existing.acl = acl
+            if type_ == _CREATE:
+                self._raise_cversion(parent_path, parent, record.parent_c_version, zxid)
+            return OpResult(type_, _NODEEXISTS, path, None)
+        self._raise_cversion(parent_path, parent, record.parent_c_version, zxid)
+        node = Node(record.data, acl, owner, zxid, txn.time)
+        self.attach(path, node)
+        self._account_create(path, parent_path, path[slash + 1 :], node)
+        if changes is not None:
+            changes.append((_CREATED, path, acl))
+            changes.append((_CHILDREN_CHANGED, parent_path or ROOT, parent.acl))
+        return OpResult(type_, _OK, path, None if type_ == _CREATE else self.stat(node))
+
+    def _raise_cversion(self, path: str, parent: Node, cversion: int, zxid: int) -> None:
+        if cversion == -1:
+            cversion = parent.cversion + 1  # logs older than 3.4 do not say
+        if cversion > parent.cversion:
+            before = self.node_digest(path, parent) if self.digest_enabled else 0
+            parent.cversion = cversion
+            parent.pzxid = zxid
+            self._changed(path, parent, before)
+
+    def _changed(self, path: str, node: Node, digest_before: int) -> None:
+        node.stat = None
+        if self.digest_enabled:
+            node.digest = None
+            self.digest = wrap64(self.digest - digest_before + self.node_digest(path, node))
+
+    def _account_create(self, path: str, parent_path: str, name: str, node: Node) -> None:
+        if parent_path.startswith(QUOTA_ROOT):
+            quota_path = parent_path[len(QUOTA_ROOT) :]
+            if name == LIMIT_NAME:
+                self.quotas.add(quota_path)
+            elif name == STATS_NAME:
+                self.recount_quota(quota_path)
+        prefix = self.quotas.deepest_prefix(path)
+        if prefix is not None:
+            self._add_usage(prefix, 1, 0 if node.data is None else len(node.data))
+
+    def recount_quota(self, path: str) -> None:
+        """Write the usage of the subtree at `path`, the node itself included, into its stats node."""
+        stats = self.nodes.get(stats_path(path))
+        if stats is None:
+            return
+        count = size = 0
+        stack = [path]
+        while stack:
+            node = self.nodes.get(stack.pop())
+            if node is None:
+                continue
+            count += 1
+            size += len(node.data or b"")
+            stack.extend(node.children or ())
+        track = QuotaTrack({"count": count, "bytes": size})
+        self._set_usage(stats, track)
+
+    def _add_usage(self, prefix: str, count: int, size: int) -> None:
+        stats = self.nodes.get(stats_path(prefix))
+        if stats is None:
+            return
+        try:
+            track = QuotaTrack.parse(stats.data)
+        except MalformedQuotaError:
+            return  # Apache dies of it; the pipeline refuses the requests that would come here
+        track.add(count, size)
+        self._set_usage(stats, track)
+
+    def _set_usage(self, stats: Node, track: QuotaTrack) -> None:
+        data = track.encode()
+        self.data_size += len(data) - len(stats.data or b"")
+        stats.data = data
+        stats.stat = None
+
+    def _delete(self, path: str, zxid: int, changes: list[Change] | None) -> int:
+        slash = path.rindex("/")
+        parent_path = path[:slash]
+        parent = self.nodes.get(parent_path)
+        if parent is None:
+            return _NONODE
+        # Also when the node is already gone: a fuzzy snapshot may hold the parent from before.
+        before = self.node_digest(parent_path, parent) if self.digest_enabled else 0
+        if parent.children is not None:
+            parent.children.pop(path, None)
+            if not parent.children:
+                parent.children = None
+        parent.pzxid = max(parent.pzxid, zxid)
+        self._changed(parent_path, parent, before)
+        node = self.nodes.pop(path, None)
+        if node is None:
+            return _NONODE
+        self._detach(path, node)
+        if path[slash + 1 :] == LIMIT_NAME and parent_path.startswith(QUOTA_ROOT):
+            self.quotas.discard(parent_path[len(QUOTA_ROOT) :])
+        prefix = self.quotas.deepest_prefix(path)
+        if prefix is not None:
+            self._add_usage(prefix, -1, -len(node.data or b""))
+        if changes is not None:
+            changes.append((_DELETED, path, node.acl))
+            changes.append((_CHILDREN_CHANGED, parent_path or ROOT, parent.acl))
+        return _OK
+
+    def _detach(self, path: str, node: Node) -> None:
+        if self.digest_enabled:
+            self.digest = wrap64(self.digest - self.node_digest(path, node))
+        self.acls.release(node.acl)
+        self.data_size -= len(path) + len(node.data or b"")
+        owner = node.owner
+        if not owner:
+            return
+        kind = self.owners.kind(owner)
+        if kind == CONTAINER:
+            self.containers.pop(path, None)
+        elif kind == TTL:
+            self.ttls.pop(path, None)
+        else:
+            owned = self.ephemerals.get(owner)
+            if owned is not None and path in owned:
+                del owned[path]
+                self.ephemeral_count -= 1
+                if not owned:
+                    del self.ephemerals[owner]
+
+    def _set_data(self, type_: int, record: Any, txn: Txn, changes: list[Change] | None) -> OpResult:
+        path = record.path
+        node = self.nodes.get(path)
+        if node is None:
+            return OpResult(type_, _NONODE, path, None)
+        before = self.node_digest(path, node) if self.digest_enabled else 0
+        data = record.data
+        grown = (0 if data is None else len(data)) - (0 if node.data is None else len(node.data))
+        node.data = data
+        node.mtime = txn.time
+        node.mzxid = txn.zxid
+        node.version = record.version
+        self._changed(path, node, before)
+        stat = self.stat(node)
+        if grown:
+            self.data_size += grown
+        prefix = self.quotas.deepest_prefix(path)
+        if prefix is not None:
+            self._add_usage(prefix, 0, grown)
+        if changes is not None:
+            changes.append((_DATA_CHANGED, path, node.acl))
+        return OpResult(type_, _OK, path, stat)
+
+    def _set_acl(self, type_: int, record: Any) -> OpResult:
+        node = self.nodes.get(record.path)
+        if node is None:
+            return OpResult(type_, _NONODE, record.path, None)
+        before = self.node_digest(record.path, node) if self.digest_enabled else 0
+        acl = self.acls.intern(record.acl)
+        acl.uses += 1
+        self.acls.release(node.acl)
+        node.acl = acl
+        node.aversion = record.version
+        self._changed(record.path, node, before)
+        return OpResult(type_, _OK, record.path, self.stat(node))
+
+    def _close_session(
+        self, session_id: int, paths: Iterable[str] | None, zxid: int, changes: list[Change] | None
+    ) -> None:
+        listed = list(paths or ())
+        for path in listed:
+            self._delete(path, zxid, changes)
+        # What the leader did not list can only be there over a fuzzy snapshot or an old log.
+        for path in self.ephemerals_of(session_id):
+            self._delete(path, zxid, changes)
+

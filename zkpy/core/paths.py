@@ -1,0 +1,44 @@
+"""Rules on znode paths, as pure functions on strings."""
+
+from __future__ import annotations
+
+import re
+
+ROOT = "/"
+CONFIG_NODE = "/zookeeper/config"
+QUOTA_ROOT = "/zookeeper/quota"
+RESERVED = ("/", "/zookeeper", QUOTA_ROOT, CONFIG_NODE)
+
+# Compat: what PathUtils of Apache refuses. Java counts UTF-16 units, so every code point above U+FFFF is
+# refused through its surrogates; private use and the specials at the end of the plane go with them.
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff\U00010000-\U0010ffff]")
+_ODD_COMPONENT = re.compile(r"//|/\.(?:/|$)|/\.\.(?:/|$)")
+
+
+def is_valid(path: str | None) -> bool:
+    """Whether a node may have this path (applied to the result of create, to setData, setACL, check)."""
+    if not path or path[0] != "/":
+        return False
+    if path == "/":
+        return True
+    if path[-1] == "/" or _FORBIDDEN.search(path):
+        return False
+    return "/." not in path and "//" not in path or _ODD_COMPONENT.search(path) is None
+
+
+def parent_of(path: str) -> str:
+    """Everything before the last slash; the empty string names the root. `path` must contain a slash."""
+    return path[: path.rindex("/")]
+
+
+def watch_parent_of(path: str) -> str:
+    """The parent as child watches know it: the root is ``/``."""
+    return path[: path.rindex("/")] or "/"
+
+
+def top_namespace(path: str) -> str | None:
+    """First component, the key of metrics per namespace; None for the root (PathUtils.getTopNamespace)."""
+    if len(path) < 2:
+        return None
+    end = path.find("/", 1)
+    return path[1:] if end < 0 else path[1:end]

@@ -1,0 +1,62 @@
+"""One transaction: the decoded record for the tree, the encoded payload for log and proposals.
+
+A txn is encoded once, when it is prepared (or read from a log); the same payload bytes are what is
+logged, proposed and sent to learners.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zkpy_protocol.records import TxnDigest, TxnHeader
+from zkpy_protocol.txns import decode_payload, encode_payload
+
+DIGEST_VERSION = 2
+
+
+class Txn:
+    """Header fields, record and payload of one transaction.
+
+    Attributes:
+        client_id: session that asked for it.
+        cxid: xid of the request, 0 for what the server does itself.
+        time: wall clock of the proposer, ms since 1970.
+        record: the record class that belongs to `type`, None where the log holds none.
+        digest: tree digest after this txn as the proposer computed it, None where there is none.
+        payload: ``TxnHeader record [TxnDigest]``.
+    """
+
+    __slots__ = ("client_id", "cxid", "digest", "payload", "record", "time", "type", "zxid")
+
+    def __init__(
+        self, client_id: int, cxid: int, zxid: int, time: int, type_: int, record: Any, digest: int | None, payload: bytes
+    ) -> None:
+        self.client_id = client_id
+        self.cxid = cxid
+        self.zxid = zxid
+        self.time = time
+        self.type = type_
+        self.record = record
+        self.digest = digest
+        self.payload = payload
+
+    @classmethod
+    def make(cls, client_id: int, cxid: int, zxid: int, time: int, type_: int, record: Any, digest: int | None) -> Txn:
+        """Encode a new txn."""
+        trailer = None if digest is None else TxnDigest(DIGEST_VERSION, digest)
+        payload = encode_payload(TxnHeader(client_id, cxid, zxid, time, type_), record, trailer)
+        return cls(client_id, cxid, zxid, time, type_, record, digest, payload)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Txn:
+        """Decode a logged or proposed txn.
+
+        Raises:
+            DecodeError: the payload is not a txn this version knows.
+        """
+        header, record, digest = decode_payload(payload)
+        comparable = digest is not None and digest.version == DIGEST_VERSION
+        return cls(
+            header.client_id, header.cxid, header.zxid, header.time, header.type, record,
+            digest.tree_digest if comparable and digest is not None else None, payload,
+        )
