@@ -17,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent
@@ -126,6 +127,9 @@ for _number in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(_number, lambda number, _frame: sys.exit(128 + number))
 
 
+JAVA = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+
+
 def apache_jars(version: str) -> str:
     """Class path of a real Apache server."""
     path = subprocess.run(
@@ -181,10 +185,8 @@ class Zk:
         if name != "apache":
             raise ValueError(f"kind must be 'zkpy' or 'apache:VERSION', not {self.kind!r}")
         return [
-            "java",
+            *JAVA,
             "-Xmx256m",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
             "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
             *properties,
@@ -283,3 +285,42 @@ def work_directory(name: str, keep: bool = False) -> Iterator[Path]:
         print(f"logs and data: {path}", file=sys.stderr)
     else:
         shutil.rmtree(path, ignore_errors=True)
+
+
+class Promises:
+    """One PASS or FAIL line per promise of a run. A failed one ends the run when later ones stand on it."""
+
+    def __init__(self, system: str):
+        self.system = system
+        self.failed = 0
+        self.began = time.monotonic()
+
+    @contextlib.contextmanager
+    def promise(self, text: str, needed: bool = False) -> Iterator[list[str]]:
+        """The body raises when the promise is broken; what it appends to the list is printed with the result."""
+        remarks: list[str] = []
+        start = time.monotonic()
+        try:
+            yield remarks
+        except Exception as error:  # whatever a client library raises is a broken promise
+            self.failed += 1
+            place = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
+            near = next(
+                (p for p in reversed(place) if not p.startswith(("harness", "contextlib"))), place[-1]
+            )
+            self._line("FAIL", text, start, [*remarks, f"{type(error).__name__}: {error} ({near})"])
+            if needed:
+                self.end()
+        else:
+            self._line("PASS", text, start, remarks)
+
+    def _line(self, verdict: str, text: str, start: float, remarks: list[str]) -> None:
+        now = time.monotonic()
+        tail = f" [{'; '.join(remarks)}]" if remarks else ""
+        print(f"{verdict} {now - self.began:6.1f}s (+{now - start:.1f}) {text}{tail}", flush=True)
+
+    def end(self) -> NoReturn:
+        """Print the verdict and leave with 0 or 1."""
+        verdict = f"FAIL ({self.failed} broken)" if self.failed else "PASS"
+        print(f"{self.system}: {verdict} in {time.monotonic() - self.began:.0f} s", flush=True)
+        raise SystemExit(1 if self.failed else 0)
