@@ -39,6 +39,7 @@ from struct import Struct
 from struct import error as StructError
 
 from zkpy_protocol.errors import DecodeError
+from zkpy_protocol.text import replace_bad
 '''
 
 # Fields of fixed width: struct format, Python type.
@@ -132,20 +133,22 @@ class Decoder:
         self.owner = owner
         self.fmt = ""
         self.targets: list[str] = []
-        self.variable = False  # whether `size`, the length of the buffer, is used
+        self.uses_size = False
 
-    def read(self, kind: Construct, name: str) -> str:
-        """Read a value; the returned expression stands for it once the run has been flushed."""
+    def read(self, kind: Construct, name: str, *, covered: bool = False) -> str:
+        """Read a value; the returned expression stands for it once the run has been flushed.
+
+        `covered`: something that must be there is read right behind it. That read fails if the value reaches beyond the
+        buffer, so the value needs no check of its own; a slice never does harm.
+        """
         if kind in FIXED:
             self.fmt += FIXED[kind][0]
             self.targets.append(name)
             return name
         if isinstance(kind, Record):
-            return self.record(kind, name)
-        if kind is Buffer:
-            self.bytes(name, "bytes | None", "buf[pos:end]")
-        elif kind is Ustring:
-            self.bytes(name, "str | None", 'buf[pos:end].decode("utf-8", "replace")')
+            return self.record(kind, name, covered=covered)
+        if kind is Buffer or kind is Ustring:
+            self.sized(kind, name, covered=covered)
         elif isinstance(kind, Trailing):
             self.trailing(kind, name)
         else:
@@ -153,7 +156,7 @@ class Decoder:
             self.vector(kind, name)
         return name
 
-    def record(self, record: Record, prefix: str) -> str:
+    def record(self, record: Record, prefix: str, *, covered: bool = False) -> str:
         fields = fields_of(record)
         fmt = "".join(FIXED[kind][0] if kind in FIXED else " " for _, kind in fields)
         if not self.fmt and len(fields) > 2 and " " not in fmt:
@@ -162,15 +165,21 @@ class Decoder:
             self.out.add(f"{name} = {record.record_name}(*{self.structs.unpack(fmt)}(buf, pos))")
             self.out.add(f"pos += {struct.calcsize('>' + fmt)}")
             return name
-        values = [self.read(kind, f"{prefix}_{name}" if prefix else f"f_{name}") for name, kind in fields]
+        values = []
+        for index, (name, kind) in enumerate(fields):
+            behind = fields[index + 1 :]
+            values.append(
+                self.read(
+                    kind,
+                    f"{prefix}_{name}" if prefix else f"f_{name}",
+                    covered=size_min(behind[0][1]) > 0 if behind else covered,
+                )
+            )
         return f"{record.record_name}({', '.join(values)})"
 
     def flush(self) -> None:
         """Turn the run into one unpack call."""
         if self.fmt == "?":  # an index is three times as fast as a struct of one byte
-            self.variable = True
-            self.out.add("if pos >= size:")
-            self.out.add(f"    raise DecodeError(_SHORT + {self.owner!r})")
             self.out.add(f"{self.targets[0]} = buf[pos] != 0")
             self.out.add("pos += 1")
         elif self.fmt:
@@ -179,29 +188,40 @@ class Decoder:
             self.out.add(f"pos += {struct.calcsize('>' + self.fmt)}")
         self.fmt, self.targets = "", []
 
-    def length(self) -> None:
-        """Read the int in front of a buffer or vector into `n`, together with the run before it."""
+    def length(self, name: str) -> None:
+        """Read the int in front of a buffer or vector, together with the run before it."""
         self.fmt += "i"
-        self.targets.append("n")
+        self.targets.append(name)
         self.flush()
 
-    def bytes(self, name: str, annotation: str, value: str) -> None:
-        self.variable = True
-        self.length()
+    def sized(self, kind: Construct, name: str, *, covered: bool) -> None:
+        self.length("n")
         out = self.out
-        out.add(f"{name}: {annotation} = None")
+        out.add(f"{name}: {python_type(kind)}")
         out.add("if n >= 0:")
-        out.add("    end = pos + n")
-        out.add("    if end > size:")
-        out.add(f"        raise DecodeError(_SHORT + {self.owner!r})")
-        out.add(f"    {name} = {value}")
-        out.add("    pos = end")
-        out.add("elif n != -1:")
+        out.indent()
+        out.add("end = pos + n")
+        if not covered:
+            self.uses_size = True
+            out.add("if end > size:")
+            out.add(f"    raise DecodeError(_SHORT + {self.owner!r})")
+        if kind is Buffer:
+            out.add(f"{name} = buf[pos:end]")
+        else:  # strict decoding is faster than asking for replacement, and bad text is rare
+            out.add("try:")
+            out.add(f"    {name} = buf[pos:end].decode()")
+            out.add("except UnicodeDecodeError:")
+            out.add(f"    {name} = replace_bad(buf[pos:end])")
+        out.add("pos = end")
+        out.dedent()
+        out.add("elif n == -1:")
+        out.add(f"    {name} = None")
+        out.add("else:")
         out.add(f"    raise DecodeError(_NEGATIVE + {self.owner!r})")
 
     def trailing(self, kind: Trailing, name: str) -> None:
         self.flush()
-        self.variable = True
+        self.uses_size = True
         fmt, python = FIXED[kind.field]
         width = struct.calcsize(">" + fmt)
         self.out.add(f"{name}: {python} | None = None")
@@ -210,16 +230,18 @@ class Decoder:
         self.out.add(f"    pos += {width}")
 
     def vector(self, kind: Vector, name: str) -> None:
-        self.variable = True
-        self.length()
+        self.uses_size = True
+        # A name of its own: mypyc looks at the bound of a range again in every turn, and `n` is used by the items.
+        count = f"{name}_n"
+        self.length(count)
         out = self.out
         out.add(f"{name}: {python_type(kind)} = None")
-        out.add("if n != -1:")
+        out.add(f"if {count} != -1:")
         out.indent()
-        out.add(f"if n * {size_min(kind.item)} > size - pos:")
+        out.add(f"if {count} * {size_min(kind.item)} > size - pos:")
         out.add(f"    raise DecodeError(_SHORT + {self.owner!r})")
         out.add(f"{name} = []")
-        out.add("for _ in range(n):")
+        out.add(f"for _ in range({count}):")
         out.indent()
         value = self.read(kind.item, f"{name}_item")
         self.flush()
@@ -349,11 +371,13 @@ def decode_lines(record: Record, structs: Structs) -> list[str]:
     out = Source()
     out.add(f"def decode_{snake(name)}(buf: bytes, pos: int = 0) -> tuple[{name}, int]:")
     out.indent()
-    if decoder.variable:
+    if decoder.uses_size:
         out.add("size = len(buf)")
     out.add("try:")
     out.lines += body.lines
-    out.add("except StructError:")
+    out.add(
+        "except (StructError, IndexError):" if "buf[pos] " in "".join(body.lines) else "except StructError:"
+    )
     out.add(f"    raise DecodeError(_SHORT + {name!r}) from None")
     out.add(f"return {value}, pos")
     return out.lines

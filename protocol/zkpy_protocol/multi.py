@@ -30,7 +30,7 @@ from zkpy_protocol.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 MultiOp = (
     CreateRequest
@@ -58,15 +58,14 @@ _OPS: dict[int, Callable[[bytes, int], tuple[MultiOp, int]]] = {
 }
 
 
-def decode_multi_request(buf: bytes, pos: int = 0) -> tuple[list[tuple[int, MultiOp]], int]:
-    """The operations as (type of the header, record), and the offset behind the closing header."""
-    ops: list[tuple[int, MultiOp]] = []
+def iter_multi_request(buf: bytes, pos: int = 0) -> Iterator[tuple[int, MultiOp]]:
+    """The operations as (type of the header, record), each decoded when it is asked for."""
     while True:
         header, pos = decode_multi_header(buf, pos)
         if header.done:
-            return ops, pos
+            return
         decode = _OPS.get(header.type)
         if decode is None:
             raise DecodeError(f"no operation of a multi: {header.type}")
         record, pos = decode(buf, pos)
-        ops.append((header.type, record))
+        yield header.type, record

@@ -11,6 +11,7 @@ from struct import Struct
 from struct import error as StructError
 
 from zkpy_protocol.errors import DecodeError
+from zkpy_protocol.text import replace_bad
 
 _pack_b = Struct(">?").pack
 _pack_bi = Struct(">?i").pack
@@ -73,25 +74,33 @@ def decode_id(buf: bytes, pos: int = 0) -> tuple[Id, int]:
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_scheme: str | None = None
+        f_scheme: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'Id')
-            f_scheme = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_scheme = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_scheme = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_scheme = None
+        else:
             raise DecodeError(_NEGATIVE + 'Id')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_id: str | None = None
+        f_id: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'Id')
-            f_id = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_id = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_id = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_id = None
+        else:
             raise DecodeError(_NEGATIVE + 'Id')
     except StructError:
         raise DecodeError(_SHORT + 'Id') from None
@@ -137,25 +146,33 @@ def decode_acl(buf: bytes, pos: int = 0) -> tuple[ACL, int]:
     try:
         f_perms, n = _unpack_ii(buf, pos)
         pos += 8
-        f_id_scheme: str | None = None
+        f_id_scheme: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'ACL')
-            f_id_scheme = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_id_scheme = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_id_scheme = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_id_scheme = None
+        else:
             raise DecodeError(_NEGATIVE + 'ACL')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_id_id: str | None = None
+        f_id_id: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'ACL')
-            f_id_id = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_id_id = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_id_id = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_id_id = None
+        else:
             raise DecodeError(_NEGATIVE + 'ACL')
     except StructError:
         raise DecodeError(_SHORT + 'ACL') from None
@@ -276,25 +293,33 @@ def decode_client_info(buf: bytes, pos: int = 0) -> tuple[ClientInfo, int]:
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_auth_scheme: str | None = None
+        f_auth_scheme: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'ClientInfo')
-            f_auth_scheme = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_auth_scheme = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_auth_scheme = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_auth_scheme = None
+        else:
             raise DecodeError(_NEGATIVE + 'ClientInfo')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_user: str | None = None
+        f_user: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'ClientInfo')
-            f_user = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_user = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_user = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_user = None
+        else:
             raise DecodeError(_NEGATIVE + 'ClientInfo')
     except StructError:
         raise DecodeError(_SHORT + 'ClientInfo') from None
@@ -344,14 +369,16 @@ def decode_connect_request(buf: bytes, pos: int = 0) -> tuple[ConnectRequest, in
     try:
         f_protocol_version, f_last_zxid_seen, f_time_out, f_session_id, n = _unpack_iqiqi(buf, pos)
         pos += 28
-        f_passwd: bytes | None = None
+        f_passwd: bytes | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'ConnectRequest')
             f_passwd = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_passwd = None
+        else:
             raise DecodeError(_NEGATIVE + 'ConnectRequest')
         f_read_only: bool | None = None
         if pos + 1 <= size:
@@ -398,14 +425,16 @@ def decode_connect_response(buf: bytes, pos: int = 0) -> tuple[ConnectResponse, 
     try:
         f_protocol_version, f_time_out, f_session_id, n = _unpack_iiqi(buf, pos)
         pos += 20
-        f_passwd: bytes | None = None
+        f_passwd: bytes | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'ConnectResponse')
             f_passwd = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_passwd = None
+        else:
             raise DecodeError(_NEGATIVE + 'ConnectResponse')
         f_read_only: bool | None = None
         if pos + 1 <= size:
@@ -568,55 +597,66 @@ def decode_create_request(buf: bytes, pos: int = 0) -> tuple[CreateRequest, int]
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateRequest')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateRequest')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateRequest')
-        (n,) = _unpack_i(buf, pos)
+        (f_acl_n,) = _unpack_i(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
-        if n != -1:
-            if n * 12 > size - pos:
+        if f_acl_n != -1:
+            if f_acl_n * 12 > size - pos:
                 raise DecodeError(_SHORT + 'CreateRequest')
             f_acl = []
-            for _ in range(n):
+            for _ in range(f_acl_n):
                 f_acl_item_perms, n = _unpack_ii(buf, pos)
                 pos += 8
-                f_acl_item_id_scheme: str | None = None
+                f_acl_item_id_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'CreateRequest')
-                    f_acl_item_id_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateRequest')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_acl_item_id_id: str | None = None
+                f_acl_item_id_id: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'CreateRequest')
-                    f_acl_item_id_id = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_id = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_id = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_id = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateRequest')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         (f_flags,) = _unpack_i(buf, pos)
@@ -693,55 +733,66 @@ def decode_create_ttl_request(buf: bytes, pos: int = 0) -> tuple[CreateTTLReques
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateTTLRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateTTLRequest')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateTTLRequest')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateTTLRequest')
-        (n,) = _unpack_i(buf, pos)
+        (f_acl_n,) = _unpack_i(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
-        if n != -1:
-            if n * 12 > size - pos:
+        if f_acl_n != -1:
+            if f_acl_n * 12 > size - pos:
                 raise DecodeError(_SHORT + 'CreateTTLRequest')
             f_acl = []
-            for _ in range(n):
+            for _ in range(f_acl_n):
                 f_acl_item_perms, n = _unpack_ii(buf, pos)
                 pos += 8
-                f_acl_item_id_scheme: str | None = None
+                f_acl_item_id_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'CreateTTLRequest')
-                    f_acl_item_id_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateTTLRequest')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_acl_item_id_id: str | None = None
+                f_acl_item_id_id: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'CreateTTLRequest')
-                    f_acl_item_id_id = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_id = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_id = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_id = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateTTLRequest')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         f_flags, f_ttl = _unpack_iq(buf, pos)
@@ -814,14 +865,19 @@ def decode_create_response(buf: bytes, pos: int = 0) -> tuple[CreateResponse, in
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'CreateResponse')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateResponse')
     except StructError:
         raise DecodeError(_SHORT + 'CreateResponse') from None
@@ -856,18 +912,20 @@ class Create2Response:
 
 
 def decode_create2_response(buf: bytes, pos: int = 0) -> tuple[Create2Response, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'Create2Response')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'Create2Response')
         f_stat = Stat(*_unpack_qqqqiiiqiiq(buf, pos))
         pos += 68
@@ -905,18 +963,20 @@ class DeleteRequest:
 
 
 def decode_delete_request(buf: bytes, pos: int = 0) -> tuple[DeleteRequest, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'DeleteRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'DeleteRequest')
         (f_version,) = _unpack_i(buf, pos)
         pos += 4
@@ -956,14 +1016,19 @@ def decode_delete_container_request(buf: bytes, pos: int = 0) -> tuple[DeleteCon
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'DeleteContainerRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'DeleteContainerRequest')
     except StructError:
         raise DecodeError(_SHORT + 'DeleteContainerRequest') from None
@@ -998,24 +1063,24 @@ class ExistsRequest:
 
 
 def decode_exists_request(buf: bytes, pos: int = 0) -> tuple[ExistsRequest, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'ExistsRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'ExistsRequest')
-        if pos >= size:
-            raise DecodeError(_SHORT + 'ExistsRequest')
         f_watch = buf[pos] != 0
         pos += 1
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'ExistsRequest') from None
     return ExistsRequest(f_path, f_watch), pos
 
@@ -1077,24 +1142,24 @@ class GetDataRequest:
 
 
 def decode_get_data_request(buf: bytes, pos: int = 0) -> tuple[GetDataRequest, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'GetDataRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'GetDataRequest')
-        if pos >= size:
-            raise DecodeError(_SHORT + 'GetDataRequest')
         f_watch = buf[pos] != 0
         pos += 1
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'GetDataRequest') from None
     return GetDataRequest(f_path, f_watch), pos
 
@@ -1127,18 +1192,17 @@ class GetDataResponse:
 
 
 def decode_get_data_response(buf: bytes, pos: int = 0) -> tuple[GetDataResponse, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'GetDataResponse')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'GetDataResponse')
         f_stat = Stat(*_unpack_qqqqiiiqiiq(buf, pos))
         pos += 68
@@ -1177,29 +1241,31 @@ class SetDataRequest:
 
 
 def decode_set_data_request(buf: bytes, pos: int = 0) -> tuple[SetDataRequest, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'SetDataRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'SetDataRequest')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'SetDataRequest')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'SetDataRequest')
         (f_version,) = _unpack_i(buf, pos)
         pos += 4
@@ -1275,14 +1341,19 @@ def decode_get_acl_request(buf: bytes, pos: int = 0) -> tuple[GetACLRequest, int
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'GetACLRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'GetACLRequest')
     except StructError:
         raise DecodeError(_SHORT + 'GetACLRequest') from None
@@ -1319,35 +1390,43 @@ class GetACLResponse:
 def decode_get_acl_response(buf: bytes, pos: int = 0) -> tuple[GetACLResponse, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        (f_acl_n,) = _unpack_i(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
-        if n != -1:
-            if n * 12 > size - pos:
+        if f_acl_n != -1:
+            if f_acl_n * 12 > size - pos:
                 raise DecodeError(_SHORT + 'GetACLResponse')
             f_acl = []
-            for _ in range(n):
+            for _ in range(f_acl_n):
                 f_acl_item_perms, n = _unpack_ii(buf, pos)
                 pos += 8
-                f_acl_item_id_scheme: str | None = None
+                f_acl_item_id_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'GetACLResponse')
-                    f_acl_item_id_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'GetACLResponse')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_acl_item_id_id: str | None = None
+                f_acl_item_id_id: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'GetACLResponse')
-                    f_acl_item_id_id = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_id = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_id = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_id = None
+                else:
                     raise DecodeError(_NEGATIVE + 'GetACLResponse')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         f_stat = Stat(*_unpack_qqqqiiiqiiq(buf, pos))
@@ -1409,44 +1488,55 @@ def decode_set_acl_request(buf: bytes, pos: int = 0) -> tuple[SetACLRequest, int
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'SetACLRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'SetACLRequest')
-        (n,) = _unpack_i(buf, pos)
+        (f_acl_n,) = _unpack_i(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
-        if n != -1:
-            if n * 12 > size - pos:
+        if f_acl_n != -1:
+            if f_acl_n * 12 > size - pos:
                 raise DecodeError(_SHORT + 'SetACLRequest')
             f_acl = []
-            for _ in range(n):
+            for _ in range(f_acl_n):
                 f_acl_item_perms, n = _unpack_ii(buf, pos)
                 pos += 8
-                f_acl_item_id_scheme: str | None = None
+                f_acl_item_id_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'SetACLRequest')
-                    f_acl_item_id_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetACLRequest')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_acl_item_id_id: str | None = None
+                f_acl_item_id_id: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'SetACLRequest')
-                    f_acl_item_id_id = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_id = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_id = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_id = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetACLRequest')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         (f_version,) = _unpack_i(buf, pos)
@@ -1538,24 +1628,24 @@ class GetChildrenRequest:
 
 
 def decode_get_children_request(buf: bytes, pos: int = 0) -> tuple[GetChildrenRequest, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'GetChildrenRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'GetChildrenRequest')
-        if pos >= size:
-            raise DecodeError(_SHORT + 'GetChildrenRequest')
         f_watch = buf[pos] != 0
         pos += 1
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'GetChildrenRequest') from None
     return GetChildrenRequest(f_path, f_watch), pos
 
@@ -1589,24 +1679,29 @@ class GetChildrenResponse:
 def decode_get_children_response(buf: bytes, pos: int = 0) -> tuple[GetChildrenResponse, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        (f_children_n,) = _unpack_i(buf, pos)
         pos += 4
         f_children: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_children_n != -1:
+            if f_children_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'GetChildrenResponse')
             f_children = []
-            for _ in range(n):
+            for _ in range(f_children_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_children_item: str | None = None
+                f_children_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'GetChildrenResponse')
-                    f_children_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_children_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_children_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_children_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'GetChildrenResponse')
                 f_children.append(f_children_item)
     except StructError:
@@ -1652,24 +1747,24 @@ class GetChildren2Request:
 
 
 def decode_get_children2_request(buf: bytes, pos: int = 0) -> tuple[GetChildren2Request, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'GetChildren2Request')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'GetChildren2Request')
-        if pos >= size:
-            raise DecodeError(_SHORT + 'GetChildren2Request')
         f_watch = buf[pos] != 0
         pos += 1
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'GetChildren2Request') from None
     return GetChildren2Request(f_path, f_watch), pos
 
@@ -1704,24 +1799,29 @@ class GetChildren2Response:
 def decode_get_children2_response(buf: bytes, pos: int = 0) -> tuple[GetChildren2Response, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        (f_children_n,) = _unpack_i(buf, pos)
         pos += 4
         f_children: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_children_n != -1:
+            if f_children_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'GetChildren2Response')
             f_children = []
-            for _ in range(n):
+            for _ in range(f_children_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_children_item: str | None = None
+                f_children_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'GetChildren2Response')
-                    f_children_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_children_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_children_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_children_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'GetChildren2Response')
                 f_children.append(f_children_item)
         f_stat = Stat(*_unpack_qqqqiiiqiiq(buf, pos))
@@ -1773,14 +1873,19 @@ def decode_get_all_children_number_request(buf: bytes, pos: int = 0) -> tuple[Ge
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'GetAllChildrenNumberRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'GetAllChildrenNumberRequest')
     except StructError:
         raise DecodeError(_SHORT + 'GetAllChildrenNumberRequest') from None
@@ -1846,14 +1951,19 @@ def decode_get_ephemerals_request(buf: bytes, pos: int = 0) -> tuple[GetEphemera
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_prefix_path: str | None = None
+        f_prefix_path: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'GetEphemeralsRequest')
-            f_prefix_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_prefix_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_prefix_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_prefix_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'GetEphemeralsRequest')
     except StructError:
         raise DecodeError(_SHORT + 'GetEphemeralsRequest') from None
@@ -1889,24 +1999,29 @@ class GetEphemeralsResponse:
 def decode_get_ephemerals_response(buf: bytes, pos: int = 0) -> tuple[GetEphemeralsResponse, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        (f_ephemerals_n,) = _unpack_i(buf, pos)
         pos += 4
         f_ephemerals: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_ephemerals_n != -1:
+            if f_ephemerals_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'GetEphemeralsResponse')
             f_ephemerals = []
-            for _ in range(n):
+            for _ in range(f_ephemerals_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_ephemerals_item: str | None = None
+                f_ephemerals_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'GetEphemeralsResponse')
-                    f_ephemerals_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_ephemerals_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_ephemerals_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_ephemerals_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'GetEphemeralsResponse')
                 f_ephemerals.append(f_ephemerals_item)
     except StructError:
@@ -1955,14 +2070,19 @@ def decode_sync_request(buf: bytes, pos: int = 0) -> tuple[SyncRequest, int]:
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'SyncRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'SyncRequest')
     except StructError:
         raise DecodeError(_SHORT + 'SyncRequest') from None
@@ -2000,14 +2120,19 @@ def decode_sync_response(buf: bytes, pos: int = 0) -> tuple[SyncResponse, int]:
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'SyncResponse')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'SyncResponse')
     except StructError:
         raise DecodeError(_SHORT + 'SyncResponse') from None
@@ -2042,18 +2167,20 @@ class CheckVersionRequest:
 
 
 def decode_check_version_request(buf: bytes, pos: int = 0) -> tuple[CheckVersionRequest, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CheckVersionRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'CheckVersionRequest')
         (f_version,) = _unpack_i(buf, pos)
         pos += 4
@@ -2092,40 +2219,48 @@ class ReconfigRequest:
 
 
 def decode_reconfig_request(buf: bytes, pos: int = 0) -> tuple[ReconfigRequest, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_joining_servers: str | None = None
+        f_joining_servers: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'ReconfigRequest')
-            f_joining_servers = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_joining_servers = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_joining_servers = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_joining_servers = None
+        else:
             raise DecodeError(_NEGATIVE + 'ReconfigRequest')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_leaving_servers: str | None = None
+        f_leaving_servers: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'ReconfigRequest')
-            f_leaving_servers = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_leaving_servers = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_leaving_servers = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_leaving_servers = None
+        else:
             raise DecodeError(_NEGATIVE + 'ReconfigRequest')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_new_members: str | None = None
+        f_new_members: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'ReconfigRequest')
-            f_new_members = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_new_members = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_new_members = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_new_members = None
+        else:
             raise DecodeError(_NEGATIVE + 'ReconfigRequest')
         (f_cur_config_id,) = _unpack_q(buf, pos)
         pos += 8
@@ -2181,25 +2316,30 @@ def decode_auth_packet(buf: bytes, pos: int = 0) -> tuple[AuthPacket, int]:
     try:
         f_type, n = _unpack_ii(buf, pos)
         pos += 8
-        f_scheme: str | None = None
+        f_scheme: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'AuthPacket')
-            f_scheme = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_scheme = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_scheme = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_scheme = None
+        else:
             raise DecodeError(_NEGATIVE + 'AuthPacket')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_auth: bytes | None = None
+        f_auth: bytes | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'AuthPacket')
             f_auth = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_auth = None
+        else:
             raise DecodeError(_NEGATIVE + 'AuthPacket')
     except StructError:
         raise DecodeError(_SHORT + 'AuthPacket') from None
@@ -2244,14 +2384,16 @@ def decode_get_sasl_request(buf: bytes, pos: int = 0) -> tuple[GetSASLRequest, i
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_token: bytes | None = None
+        f_token: bytes | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'GetSASLRequest')
             f_token = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_token = None
+        else:
             raise DecodeError(_NEGATIVE + 'GetSASLRequest')
     except StructError:
         raise DecodeError(_SHORT + 'GetSASLRequest') from None
@@ -2289,14 +2431,16 @@ def decode_set_sasl_response(buf: bytes, pos: int = 0) -> tuple[SetSASLResponse,
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_token: bytes | None = None
+        f_token: bytes | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'SetSASLResponse')
             f_token = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_token = None
+        else:
             raise DecodeError(_NEGATIVE + 'SetSASLResponse')
     except StructError:
         raise DecodeError(_SHORT + 'SetSASLResponse') from None
@@ -2335,64 +2479,79 @@ class SetWatches:
 def decode_set_watches(buf: bytes, pos: int = 0) -> tuple[SetWatches, int]:
     size = len(buf)
     try:
-        f_relative_zxid, n = _unpack_qi(buf, pos)
+        f_relative_zxid, f_data_watches_n = _unpack_qi(buf, pos)
         pos += 12
         f_data_watches: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_data_watches_n != -1:
+            if f_data_watches_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'SetWatches')
             f_data_watches = []
-            for _ in range(n):
+            for _ in range(f_data_watches_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_data_watches_item: str | None = None
+                f_data_watches_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'SetWatches')
-                    f_data_watches_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_data_watches_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_data_watches_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_data_watches_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetWatches')
                 f_data_watches.append(f_data_watches_item)
-        (n,) = _unpack_i(buf, pos)
+        (f_exist_watches_n,) = _unpack_i(buf, pos)
         pos += 4
         f_exist_watches: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_exist_watches_n != -1:
+            if f_exist_watches_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'SetWatches')
             f_exist_watches = []
-            for _ in range(n):
+            for _ in range(f_exist_watches_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_exist_watches_item: str | None = None
+                f_exist_watches_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'SetWatches')
-                    f_exist_watches_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_exist_watches_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_exist_watches_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_exist_watches_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetWatches')
                 f_exist_watches.append(f_exist_watches_item)
-        (n,) = _unpack_i(buf, pos)
+        (f_child_watches_n,) = _unpack_i(buf, pos)
         pos += 4
         f_child_watches: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_child_watches_n != -1:
+            if f_child_watches_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'SetWatches')
             f_child_watches = []
-            for _ in range(n):
+            for _ in range(f_child_watches_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_child_watches_item: str | None = None
+                f_child_watches_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'SetWatches')
-                    f_child_watches_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_child_watches_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_child_watches_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_child_watches_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetWatches')
                 f_child_watches.append(f_child_watches_item)
     except StructError:
@@ -2478,104 +2637,129 @@ class SetWatches2:
 def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
     size = len(buf)
     try:
-        f_relative_zxid, n = _unpack_qi(buf, pos)
+        f_relative_zxid, f_data_watches_n = _unpack_qi(buf, pos)
         pos += 12
         f_data_watches: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_data_watches_n != -1:
+            if f_data_watches_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'SetWatches2')
             f_data_watches = []
-            for _ in range(n):
+            for _ in range(f_data_watches_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_data_watches_item: str | None = None
+                f_data_watches_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'SetWatches2')
-                    f_data_watches_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_data_watches_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_data_watches_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_data_watches_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetWatches2')
                 f_data_watches.append(f_data_watches_item)
-        (n,) = _unpack_i(buf, pos)
+        (f_exist_watches_n,) = _unpack_i(buf, pos)
         pos += 4
         f_exist_watches: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_exist_watches_n != -1:
+            if f_exist_watches_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'SetWatches2')
             f_exist_watches = []
-            for _ in range(n):
+            for _ in range(f_exist_watches_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_exist_watches_item: str | None = None
+                f_exist_watches_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'SetWatches2')
-                    f_exist_watches_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_exist_watches_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_exist_watches_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_exist_watches_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetWatches2')
                 f_exist_watches.append(f_exist_watches_item)
-        (n,) = _unpack_i(buf, pos)
+        (f_child_watches_n,) = _unpack_i(buf, pos)
         pos += 4
         f_child_watches: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_child_watches_n != -1:
+            if f_child_watches_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'SetWatches2')
             f_child_watches = []
-            for _ in range(n):
+            for _ in range(f_child_watches_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_child_watches_item: str | None = None
+                f_child_watches_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'SetWatches2')
-                    f_child_watches_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_child_watches_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_child_watches_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_child_watches_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetWatches2')
                 f_child_watches.append(f_child_watches_item)
-        (n,) = _unpack_i(buf, pos)
+        (f_persistent_watches_n,) = _unpack_i(buf, pos)
         pos += 4
         f_persistent_watches: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_persistent_watches_n != -1:
+            if f_persistent_watches_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'SetWatches2')
             f_persistent_watches = []
-            for _ in range(n):
+            for _ in range(f_persistent_watches_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_persistent_watches_item: str | None = None
+                f_persistent_watches_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'SetWatches2')
-                    f_persistent_watches_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_persistent_watches_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_persistent_watches_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_persistent_watches_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetWatches2')
                 f_persistent_watches.append(f_persistent_watches_item)
-        (n,) = _unpack_i(buf, pos)
+        (f_persistent_recursive_watches_n,) = _unpack_i(buf, pos)
         pos += 4
         f_persistent_recursive_watches: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_persistent_recursive_watches_n != -1:
+            if f_persistent_recursive_watches_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'SetWatches2')
             f_persistent_recursive_watches = []
-            for _ in range(n):
+            for _ in range(f_persistent_recursive_watches_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_persistent_recursive_watches_item: str | None = None
+                f_persistent_recursive_watches_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'SetWatches2')
-                    f_persistent_recursive_watches_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_persistent_recursive_watches_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_persistent_recursive_watches_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_persistent_recursive_watches_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetWatches2')
                 f_persistent_recursive_watches.append(f_persistent_recursive_watches_item)
     except StructError:
@@ -2689,18 +2873,20 @@ class AddWatchRequest:
 
 
 def decode_add_watch_request(buf: bytes, pos: int = 0) -> tuple[AddWatchRequest, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'AddWatchRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'AddWatchRequest')
         (f_mode,) = _unpack_i(buf, pos)
         pos += 4
@@ -2737,18 +2923,20 @@ class CheckWatchesRequest:
 
 
 def decode_check_watches_request(buf: bytes, pos: int = 0) -> tuple[CheckWatchesRequest, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CheckWatchesRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'CheckWatchesRequest')
         (f_type,) = _unpack_i(buf, pos)
         pos += 4
@@ -2785,18 +2973,20 @@ class RemoveWatchesRequest:
 
 
 def decode_remove_watches_request(buf: bytes, pos: int = 0) -> tuple[RemoveWatchesRequest, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'RemoveWatchesRequest')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'RemoveWatchesRequest')
         (f_type,) = _unpack_i(buf, pos)
         pos += 4
@@ -2834,35 +3024,43 @@ class WhoAmIResponse:
 def decode_who_am_i_response(buf: bytes, pos: int = 0) -> tuple[WhoAmIResponse, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        (f_client_info_n,) = _unpack_i(buf, pos)
         pos += 4
         f_client_info: list[ClientInfo] | None = None
-        if n != -1:
-            if n * 8 > size - pos:
+        if f_client_info_n != -1:
+            if f_client_info_n * 8 > size - pos:
                 raise DecodeError(_SHORT + 'WhoAmIResponse')
             f_client_info = []
-            for _ in range(n):
+            for _ in range(f_client_info_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_client_info_item_auth_scheme: str | None = None
+                f_client_info_item_auth_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'WhoAmIResponse')
-                    f_client_info_item_auth_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_client_info_item_auth_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_client_info_item_auth_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_client_info_item_auth_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'WhoAmIResponse')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_client_info_item_user: str | None = None
+                f_client_info_item_user: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'WhoAmIResponse')
-                    f_client_info_item_user = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_client_info_item_user = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_client_info_item_user = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_client_info_item_user = None
+                else:
                     raise DecodeError(_NEGATIVE + 'WhoAmIResponse')
                 f_client_info.append(ClientInfo(f_client_info_item_auth_scheme, f_client_info_item_user))
     except StructError:
@@ -2920,14 +3118,19 @@ def decode_watcher_event(buf: bytes, pos: int = 0) -> tuple[WatcherEvent, int]:
     try:
         f_type, f_state, n = _unpack_iii(buf, pos)
         pos += 12
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'WatcherEvent')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'WatcherEvent')
     except StructError:
         raise DecodeError(_SHORT + 'WatcherEvent') from None
@@ -3029,62 +3232,71 @@ def decode_create_txn_v0(buf: bytes, pos: int = 0) -> tuple[CreateTxnV0, int]:
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateTxnV0')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateTxnV0')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateTxnV0')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateTxnV0')
-        (n,) = _unpack_i(buf, pos)
+        (f_acl_n,) = _unpack_i(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
-        if n != -1:
-            if n * 12 > size - pos:
+        if f_acl_n != -1:
+            if f_acl_n * 12 > size - pos:
                 raise DecodeError(_SHORT + 'CreateTxnV0')
             f_acl = []
-            for _ in range(n):
+            for _ in range(f_acl_n):
                 f_acl_item_perms, n = _unpack_ii(buf, pos)
                 pos += 8
-                f_acl_item_id_scheme: str | None = None
+                f_acl_item_id_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'CreateTxnV0')
-                    f_acl_item_id_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateTxnV0')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_acl_item_id_id: str | None = None
+                f_acl_item_id_id: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'CreateTxnV0')
-                    f_acl_item_id_id = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_id = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_id = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_id = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateTxnV0')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
-        if pos >= size:
-            raise DecodeError(_SHORT + 'CreateTxnV0')
         f_ephemeral = buf[pos] != 0
         pos += 1
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'CreateTxnV0') from None
     return CreateTxnV0(f_path, f_data, f_acl, f_ephemeral), pos
 
@@ -3156,55 +3368,66 @@ def decode_create_txn(buf: bytes, pos: int = 0) -> tuple[CreateTxn, int]:
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateTxn')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateTxn')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateTxn')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateTxn')
-        (n,) = _unpack_i(buf, pos)
+        (f_acl_n,) = _unpack_i(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
-        if n != -1:
-            if n * 12 > size - pos:
+        if f_acl_n != -1:
+            if f_acl_n * 12 > size - pos:
                 raise DecodeError(_SHORT + 'CreateTxn')
             f_acl = []
-            for _ in range(n):
+            for _ in range(f_acl_n):
                 f_acl_item_perms, n = _unpack_ii(buf, pos)
                 pos += 8
-                f_acl_item_id_scheme: str | None = None
+                f_acl_item_id_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'CreateTxn')
-                    f_acl_item_id_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateTxn')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_acl_item_id_id: str | None = None
+                f_acl_item_id_id: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'CreateTxn')
-                    f_acl_item_id_id = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_id = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_id = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_id = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateTxn')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         f_ephemeral, f_parent_c_version = _unpack_bi(buf, pos)
@@ -3281,55 +3504,66 @@ def decode_create_ttl_txn(buf: bytes, pos: int = 0) -> tuple[CreateTTLTxn, int]:
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateTTLTxn')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateTTLTxn')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateTTLTxn')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateTTLTxn')
-        (n,) = _unpack_i(buf, pos)
+        (f_acl_n,) = _unpack_i(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
-        if n != -1:
-            if n * 12 > size - pos:
+        if f_acl_n != -1:
+            if f_acl_n * 12 > size - pos:
                 raise DecodeError(_SHORT + 'CreateTTLTxn')
             f_acl = []
-            for _ in range(n):
+            for _ in range(f_acl_n):
                 f_acl_item_perms, n = _unpack_ii(buf, pos)
                 pos += 8
-                f_acl_item_id_scheme: str | None = None
+                f_acl_item_id_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'CreateTTLTxn')
-                    f_acl_item_id_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateTTLTxn')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_acl_item_id_id: str | None = None
+                f_acl_item_id_id: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'CreateTTLTxn')
-                    f_acl_item_id_id = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_id = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_id = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_id = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateTTLTxn')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         f_parent_c_version, f_ttl = _unpack_iq(buf, pos)
@@ -3405,55 +3639,66 @@ def decode_create_container_txn(buf: bytes, pos: int = 0) -> tuple[CreateContain
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateContainerTxn')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateContainerTxn')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CreateContainerTxn')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'CreateContainerTxn')
-        (n,) = _unpack_i(buf, pos)
+        (f_acl_n,) = _unpack_i(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
-        if n != -1:
-            if n * 12 > size - pos:
+        if f_acl_n != -1:
+            if f_acl_n * 12 > size - pos:
                 raise DecodeError(_SHORT + 'CreateContainerTxn')
             f_acl = []
-            for _ in range(n):
+            for _ in range(f_acl_n):
                 f_acl_item_perms, n = _unpack_ii(buf, pos)
                 pos += 8
-                f_acl_item_id_scheme: str | None = None
+                f_acl_item_id_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'CreateContainerTxn')
-                    f_acl_item_id_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateContainerTxn')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_acl_item_id_id: str | None = None
+                f_acl_item_id_id: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'CreateContainerTxn')
-                    f_acl_item_id_id = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_id = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_id = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_id = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CreateContainerTxn')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         (f_parent_c_version,) = _unpack_i(buf, pos)
@@ -3526,14 +3771,19 @@ def decode_delete_txn(buf: bytes, pos: int = 0) -> tuple[DeleteTxn, int]:
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'DeleteTxn')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'DeleteTxn')
     except StructError:
         raise DecodeError(_SHORT + 'DeleteTxn') from None
@@ -3569,29 +3819,31 @@ class SetDataTxn:
 
 
 def decode_set_data_txn(buf: bytes, pos: int = 0) -> tuple[SetDataTxn, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'SetDataTxn')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'SetDataTxn')
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'SetDataTxn')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'SetDataTxn')
         (f_version,) = _unpack_i(buf, pos)
         pos += 4
@@ -3640,44 +3892,55 @@ def decode_set_acl_txn(buf: bytes, pos: int = 0) -> tuple[SetACLTxn, int]:
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'SetACLTxn')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'SetACLTxn')
-        (n,) = _unpack_i(buf, pos)
+        (f_acl_n,) = _unpack_i(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
-        if n != -1:
-            if n * 12 > size - pos:
+        if f_acl_n != -1:
+            if f_acl_n * 12 > size - pos:
                 raise DecodeError(_SHORT + 'SetACLTxn')
             f_acl = []
-            for _ in range(n):
+            for _ in range(f_acl_n):
                 f_acl_item_perms, n = _unpack_ii(buf, pos)
                 pos += 8
-                f_acl_item_id_scheme: str | None = None
+                f_acl_item_id_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'SetACLTxn')
-                    f_acl_item_id_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetACLTxn')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_acl_item_id_id: str | None = None
+                f_acl_item_id_id: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'SetACLTxn')
-                    f_acl_item_id_id = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_acl_item_id_id = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_acl_item_id_id = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_acl_item_id_id = None
+                else:
                     raise DecodeError(_NEGATIVE + 'SetACLTxn')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         (f_version,) = _unpack_i(buf, pos)
@@ -3740,18 +4003,20 @@ class CheckVersionTxn:
 
 
 def decode_check_version_txn(buf: bytes, pos: int = 0) -> tuple[CheckVersionTxn, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_path: str | None = None
+        f_path: str | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'CheckVersionTxn')
-            f_path = buf[pos:end].decode("utf-8", "replace")
+            try:
+                f_path = buf[pos:end].decode()
+            except UnicodeDecodeError:
+                f_path = replace_bad(buf[pos:end])
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_path = None
+        else:
             raise DecodeError(_NEGATIVE + 'CheckVersionTxn')
         (f_version,) = _unpack_i(buf, pos)
         pos += 4
@@ -3845,24 +4110,29 @@ class CloseSessionTxn:
 def decode_close_session_txn(buf: bytes, pos: int = 0) -> tuple[CloseSessionTxn, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        (f_paths2_delete_n,) = _unpack_i(buf, pos)
         pos += 4
         f_paths2_delete: list[str | None] | None = None
-        if n != -1:
-            if n * 4 > size - pos:
+        if f_paths2_delete_n != -1:
+            if f_paths2_delete_n * 4 > size - pos:
                 raise DecodeError(_SHORT + 'CloseSessionTxn')
             f_paths2_delete = []
-            for _ in range(n):
+            for _ in range(f_paths2_delete_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_paths2_delete_item: str | None = None
+                f_paths2_delete_item: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'CloseSessionTxn')
-                    f_paths2_delete_item = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_paths2_delete_item = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_paths2_delete_item = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_paths2_delete_item = None
+                else:
                     raise DecodeError(_NEGATIVE + 'CloseSessionTxn')
                 f_paths2_delete.append(f_paths2_delete_item)
     except StructError:
@@ -3912,14 +4182,16 @@ def decode_txn(buf: bytes, pos: int = 0) -> tuple[Txn, int]:
     try:
         f_type, n = _unpack_ii(buf, pos)
         pos += 8
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'Txn')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'Txn')
     except StructError:
         raise DecodeError(_SHORT + 'Txn') from None
@@ -3955,24 +4227,26 @@ class MultiTxn:
 def decode_multi_txn(buf: bytes, pos: int = 0) -> tuple[MultiTxn, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        (f_txns_n,) = _unpack_i(buf, pos)
         pos += 4
         f_txns: list[Txn] | None = None
-        if n != -1:
-            if n * 8 > size - pos:
+        if f_txns_n != -1:
+            if f_txns_n * 8 > size - pos:
                 raise DecodeError(_SHORT + 'MultiTxn')
             f_txns = []
-            for _ in range(n):
+            for _ in range(f_txns_n):
                 f_txns_item_type, n = _unpack_ii(buf, pos)
                 pos += 8
-                f_txns_item_data: bytes | None = None
+                f_txns_item_data: bytes | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'MultiTxn')
                     f_txns_item_data = buf[pos:end]
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_txns_item_data = None
+                else:
                     raise DecodeError(_NEGATIVE + 'MultiTxn')
                 f_txns.append(Txn(f_txns_item_type, f_txns_item_data))
     except StructError:
@@ -4024,44 +4298,52 @@ def decode_quorum_packet(buf: bytes, pos: int = 0) -> tuple[QuorumPacket, int]:
     try:
         f_type, f_zxid, n = _unpack_iqi(buf, pos)
         pos += 16
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'QuorumPacket')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'QuorumPacket')
-        (n,) = _unpack_i(buf, pos)
+        (f_authinfo_n,) = _unpack_i(buf, pos)
         pos += 4
         f_authinfo: list[Id] | None = None
-        if n != -1:
-            if n * 8 > size - pos:
+        if f_authinfo_n != -1:
+            if f_authinfo_n * 8 > size - pos:
                 raise DecodeError(_SHORT + 'QuorumPacket')
             f_authinfo = []
-            for _ in range(n):
+            for _ in range(f_authinfo_n):
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_authinfo_item_scheme: str | None = None
+                f_authinfo_item_scheme: str | None
                 if n >= 0:
                     end = pos + n
-                    if end > size:
-                        raise DecodeError(_SHORT + 'QuorumPacket')
-                    f_authinfo_item_scheme = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_authinfo_item_scheme = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_authinfo_item_scheme = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_authinfo_item_scheme = None
+                else:
                     raise DecodeError(_NEGATIVE + 'QuorumPacket')
                 (n,) = _unpack_i(buf, pos)
                 pos += 4
-                f_authinfo_item_id: str | None = None
+                f_authinfo_item_id: str | None
                 if n >= 0:
                     end = pos + n
                     if end > size:
                         raise DecodeError(_SHORT + 'QuorumPacket')
-                    f_authinfo_item_id = buf[pos:end].decode("utf-8", "replace")
+                    try:
+                        f_authinfo_item_id = buf[pos:end].decode()
+                    except UnicodeDecodeError:
+                        f_authinfo_item_id = replace_bad(buf[pos:end])
                     pos = end
-                elif n != -1:
+                elif n == -1:
+                    f_authinfo_item_id = None
+                else:
                     raise DecodeError(_NEGATIVE + 'QuorumPacket')
                 f_authinfo.append(Id(f_authinfo_item_scheme, f_authinfo_item_id))
     except StructError:
@@ -4167,14 +4449,16 @@ def decode_quorum_auth_packet(buf: bytes, pos: int = 0) -> tuple[QuorumAuthPacke
     try:
         f_magic, f_status, n = _unpack_qii(buf, pos)
         pos += 16
-        f_token: bytes | None = None
+        f_token: bytes | None
         if n >= 0:
             end = pos + n
             if end > size:
                 raise DecodeError(_SHORT + 'QuorumAuthPacket')
             f_token = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_token = None
+        else:
             raise DecodeError(_NEGATIVE + 'QuorumAuthPacket')
     except StructError:
         raise DecodeError(_SHORT + 'QuorumAuthPacket') from None
@@ -4240,18 +4524,17 @@ class DataNode:
 
 
 def decode_data_node(buf: bytes, pos: int = 0) -> tuple[DataNode, int]:
-    size = len(buf)
     try:
         (n,) = _unpack_i(buf, pos)
         pos += 4
-        f_data: bytes | None = None
+        f_data: bytes | None
         if n >= 0:
             end = pos + n
-            if end > size:
-                raise DecodeError(_SHORT + 'DataNode')
             f_data = buf[pos:end]
             pos = end
-        elif n != -1:
+        elif n == -1:
+            f_data = None
+        else:
             raise DecodeError(_NEGATIVE + 'DataNode')
         f_acl, f_stat_czxid, f_stat_mzxid, f_stat_ctime, f_stat_mtime, f_stat_version, f_stat_cversion, f_stat_aversion, f_stat_ephemeral_owner, f_stat_pzxid = _unpack_qqqqqiiiqq(buf, pos)
         pos += 68

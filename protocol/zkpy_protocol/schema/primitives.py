@@ -2,7 +2,7 @@
 
 * `Int`, `Long`: big endian, signed. `Boolean`: one byte, any non-zero byte reads as true.
 * `Buffer`, `Ustring`: int length and bytes; -1 is null, which is not the same as empty; other negative lengths are errors.
-  Text is UTF-8 and bad bytes are replaced, never refused.
+  Text is UTF-8 and bad bytes are replaced (see `text.py`), never refused.
 * `Vector(item)`: int count and items; -1 is null, every other negative count reads as an empty vector.
 * `Trailing(fixed)`: a last field that old peers leave out; None when fewer bytes are left than it needs.
 * `record(name, **fields)`: fields in order, no tags, no padding.
@@ -25,6 +25,8 @@ from construct import (
     stream_read,
     stream_write,
 )
+
+from zkpy_protocol.text import replace_bad
 
 Int = Int32sb
 Long = Int64sb
@@ -57,10 +59,17 @@ class _Buffer(Construct):
 
 class _Ustring(Adapter):
     def _decode(self, obj: bytes | None, context: Any, path: str) -> str | None:
-        return None if obj is None else obj.decode("utf-8", "replace")
+        return None if obj is None else _text(obj)
 
     def _encode(self, obj: str | None, context: Any, path: str) -> bytes | None:
-        return None if obj is None else obj.encode("utf-8")
+        return None if obj is None else obj.encode()
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return replace_bad(raw)
 
 
 Boolean = _Boolean(Byte)
