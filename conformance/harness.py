@@ -72,15 +72,21 @@ class Process:
     """One child process whose output goes to a file."""
 
     def __init__(
-        self, command: list[str], log: Path, cwd: Path | None = None, env: dict[str, str] | None = None
+        self,
+        command: list[str],
+        log: Path,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        piped: bool = False,
     ):
+        """`piped`: stdin and stdout belong to the caller, only stderr goes to the file."""
         self.log = log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
+                stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if piped else out,
+                stderr=out,
                 cwd=cwd,
                 env=env,
                 start_new_session=True,
