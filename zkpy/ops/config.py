@@ -280,11 +280,6 @@ class EnsembleConfig:
         "quorum.auth.kerberos.servicePrincipal", values.text, "zkquorum/localhost", is_effective=False
     )
 
-    @property
-    def is_distributed(self) -> bool:
-        """Apache's rule: one voting member is a standalone server, unless that is switched off."""
-        return not self.standalone_enabled or len(self.membership.participants) > 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
@@ -693,6 +688,7 @@ class _Loader:
         server_id = self._my_id(top["data_dir"])
         if membership.servers:
             self._check_members(membership, ensemble["standalone_enabled"])
+        # Apache's rule: one voting member is a standalone server, unless that is switched off.
         if not ensemble["standalone_enabled"] or len(membership.participants) > 1:
             self._check_distributed(ensemble, server_id)
             raise self._refusal(

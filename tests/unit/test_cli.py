@@ -1,0 +1,111 @@
+"""The command line: which subcommand runs, what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import structlog
+
+from zkpy import __version__, cli
+from zkpy.ops.config import ServerConfig, config_from_text
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_goes_to_standard_output(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([option]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("zkpy: a ZooKeeper server")
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["-Dx=y", "zoo.cfg", "--help"]])
+def test_the_server_explains_its_own_arguments(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["server", *arguments]) == 0
+    assert "<clientPort> <dataDir>" in capsys.readouterr().out
+
+
+def test_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"zkpy {__version__} (in the place of Apache ZooKeeper 3.9.5)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"), [([], "expected a subcommand"), (["serve"], "serve: no such subcommand")]
+)
+def test_a_bad_subcommand_is_refused_with_the_usage(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"zkpy: {reason}\n")
+    assert "usage:" in printed.err
+    assert printed.out == ""
+
+
+def test_a_bad_configuration_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "zoo.cfg"
+    file.write_text("dataDir=/var/zk\ntickTime=fast\n")
+    assert cli.main(["server", str(file)]) == 2
+    assert capsys.readouterr().err == f"zkpy: {file}:2: tickTime=fast: expected a whole number\n"
+
+
+def test_arguments_default_to_those_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["zkpy", "--version"])
+    assert cli.main() == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def test_the_server_runs_with_its_configuration_after_the_notices_are_logged(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[ServerConfig] = []
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(config: ServerConfig) -> int:
+        ran.append(config)
+        return 3
+
+    config = config_from_text("dataDir=/var/zk\nsnapcount=5\ninitLimit=5\n")
+    try:
+        assert cli.run_configured(config, run) == 3
+    finally:
+        structlog.reset_defaults()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    assert ran == [config]
+    records = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(record["level"], record["event"], record["keys"]) for record in records] == [
+        ("info", "config.keys_without_effect", ["initLimit"]),
+        ("warning", "config.unknown_keys", ["snapcount"]),
+    ]
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zkpy", "--version"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert __version__ in done.stdout
+
+
+def test_nothing_heavy_is_imported_before_the_configuration_is_known() -> None:
+    """A server is down until its imports are done, and a wrong zoo.cfg should be refused at once."""
+    script = "import sys, zkpy.cli; sys.exit(zkpy.cli.main(['server', '/nowhere/zoo.cfg']) != 2 or 'asyncio' in sys.modules)"
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, env=environ)
+    assert done.returncode == 0
