@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from zkpy.core.errors import KeeperError
 from zkpy_protocol.opcodes import ErrorCode
 from zkpy_protocol.records import ACL, Id
-
-from zkpy.core.errors import KeeperError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -90,6 +89,12 @@ class AclTable:
             found = self._register(self.next_id, key, tuple(entries))
             self.next_id += 1
         return found
+
+    def view(self, entries: Sequence[ACL]) -> AclList:
+        """A list with these entries that is not in the table unless it was already: for what may not happen."""
+        key = tuple([(entry.perms, entry.id.scheme, entry.id.id) for entry in entries])
+        found = self._by_key.get(key)
+        return AclList(0, tuple(entries)) if found is None else found
 
     def load(self, id_: int, entries: Sequence[ACL]) -> None:
         """Take over an entry of a snapshot under the id it has there."""

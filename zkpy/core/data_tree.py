@@ -19,15 +19,14 @@ import struct
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from zkpy_protocol.opcodes import ErrorCode, EventType, OpCode, Perms
-from zkpy_protocol.records import ACL, Id
-from zkpy_protocol.txns import decode_record
-
 from zkpy.core.acl import AclList, AclTable
 from zkpy.core.owners import CONTAINER, CONTAINER_OWNER, EPHEMERAL, TTL, OwnerRules, ttl_owner
 from zkpy.core.paths import CONFIG_NODE, QUOTA_ROOT, ROOT
 from zkpy.core.quotas import LIMIT_NAME, STATS_NAME, MalformedQuotaError, QuotaPaths, QuotaTrack, stats_path
 from zkpy.core.types import wrap32, wrap64
+from zkpy_protocol.opcodes import ErrorCode, EventType, OpCode, Perms
+from zkpy_protocol.records import ACL, Id, decode_error_txn
+from zkpy_protocol.txns import decode_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -205,7 +204,8 @@ class DataTree:
 
     def stat(self, node: Node) -> bytes:
         """The 68 bytes of a node's Stat as clients see it: cversion counts deletions too, markers of
-        containers and TTL nodes are not shown."""
+        containers and TTL nodes are not shown.
+        """
         stat = node.stat
         if stat is None:
             children = 0 if node.children is None else len(node.children)
@@ -339,7 +339,9 @@ class DataTree:
 
     # -- applying txns
 
-    def apply(self, txn: Txn, changes: list[Change] | None) -> tuple[int, list[OpResult] | None, OpResult | None]:
+    def apply(
+        self, txn: Txn, changes: list[Change] | None
+    ) -> tuple[int, list[OpResult] | None, OpResult | None]:
         """Apply a committed txn.
 
         Args:
@@ -379,19 +381,19 @@ class DataTree:
             for member in members:
                 if member.type == _ERROR:
                     failed = True
-                    code = decode_record(_ERROR, member.data).err
+                    code = decode_error_txn(member.data or b"")[0].err
                 else:
                     code = _RUNTIMEINCONSISTENCY if failed else _OK
                 results.append(OpResult(_ERROR, code, None, None))
         else:
             for member in members:
-                record = decode_record(member.type, member.data)
+                record, _ = decode_record(member.type, member.data or b"")
                 results.append(self._apply_op(member.type, record, txn, changes))
         err = next((result.err for result in results if result.err), _OK)
         return err, results
 
     def _apply_op(self, type_: int, record: Any, txn: Txn, changes: list[Change] | None) -> OpResult:
-        if type_ == _SET_DATA or type_ == _RECONFIG:  # noqa: PLR1714  compared for every write
+        if type_ in (_SET_DATA, _RECONFIG):
             return self._set_data(type_, record, txn, changes)
         if type_ in (_CREATE, _CREATE2):
             return self._create(type_, record, txn.client_id if record.ephemeral else 0, txn, changes)
@@ -404,14 +406,18 @@ class DataTree:
         if type_ == _SET_ACL:
             return self._set_acl(type_, record)
         if type_ == _CLOSE_SESSION:
-            self._close_session(txn.client_id, None if record is None else record.paths2_delete, txn.zxid, changes)
+            self._close_session(
+                txn.client_id, None if record is None else record.paths2_delete, txn.zxid, changes
+            )
             return OpResult(type_, _OK, None, None)
         if type_ == _ERROR:
             return OpResult(type_, record.err, None, None)
         # createSession and check change nothing here.
         return OpResult(type_, _OK, getattr(record, "path", None), None)
 
-    def _create(self, type_: int, record: Any, owner: int, txn: Txn, changes: list[Change] | None) -> OpResult:
+    def _create(
+        self, type_: int, record: Any, owner: int, txn: Txn, changes: list[Change] | None
+    ) -> OpResult:
         path = record.path
         zxid = txn.zxid
         slash = path.rindex("/")
@@ -593,4 +599,3 @@ class DataTree:
         # What the leader did not list can only be there over a fuzzy snapshot or an old log.
         for path in self.ephemerals_of(session_id):
             self._delete(path, zxid, changes)
-

@@ -44,9 +44,8 @@ class OwnerRules:
             return ORDINARY
         if owner == CONTAINER_OWNER:
             return CONTAINER
-        if self.extended and owner < 0:
-            if self.emulate_353 or (owner >> 56) & 0xFF == _EXTENDED_MARK:
-                return TTL
+        if self.extended and owner < 0 and (self.emulate_353 or (owner >> 56) & 0xFF == _EXTENDED_MARK):
+            return TTL
         return EPHEMERAL
 
     def ttl_ms(self, owner: int) -> int:

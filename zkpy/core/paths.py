@@ -23,7 +23,7 @@ def is_valid(path: str | None) -> bool:
         return True
     if path[-1] == "/" or _FORBIDDEN.search(path):
         return False
-    return "/." not in path and "//" not in path or _ODD_COMPONENT.search(path) is None
+    return ("/." not in path and "//" not in path) or _ODD_COMPONENT.search(path) is None
 
 
 def parent_of(path: str) -> str:

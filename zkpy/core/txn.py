@@ -29,7 +29,15 @@ class Txn:
     __slots__ = ("client_id", "cxid", "digest", "payload", "record", "time", "type", "zxid")
 
     def __init__(
-        self, client_id: int, cxid: int, zxid: int, time: int, type_: int, record: Any, digest: int | None, payload: bytes
+        self,
+        client_id: int,
+        cxid: int,
+        zxid: int,
+        time: int,
+        type_: int,
+        record: Any,
+        digest: int | None,
+        payload: bytes,
     ) -> None:
         self.client_id = client_id
         self.cxid = cxid
@@ -41,7 +49,9 @@ class Txn:
         self.payload = payload
 
     @classmethod
-    def make(cls, client_id: int, cxid: int, zxid: int, time: int, type_: int, record: Any, digest: int | None) -> Txn:
+    def make(
+        cls, client_id: int, cxid: int, zxid: int, time: int, type_: int, record: Any, digest: int | None
+    ) -> Txn:
         """Encode a new txn."""
         trailer = None if digest is None else TxnDigest(DIGEST_VERSION, digest)
         payload = encode_payload(TxnHeader(client_id, cxid, zxid, time, type_), record, trailer)
@@ -57,6 +67,12 @@ class Txn:
         header, record, digest = decode_payload(payload)
         comparable = digest is not None and digest.version == DIGEST_VERSION
         return cls(
-            header.client_id, header.cxid, header.zxid, header.time, header.type, record,
-            digest.tree_digest if comparable and digest is not None else None, payload,
+            header.client_id,
+            header.cxid,
+            header.zxid,
+            header.time,
+            header.type,
+            record,
+            digest.tree_digest if comparable and digest is not None else None,
+            payload,
         )

@@ -1,0 +1,137 @@
+"""Which sessions exist, and when they expire.
+
+Deadlines are rounded up to ticks, so that all sessions of a bucket expire together and a session lives
+between its timeout and one tick more after its last sign of life. Time is monotonic milliseconds and comes
+in with every call; a gap in which the server itself did not run is forgiven.
+"""
+
+from __future__ import annotations
+
+
+class Session:
+    """A session this server tracks.
+
+    Attributes:
+        timeout_ms: as negotiated when it was created or re-attached; what the next touch adds.
+        closing: a closeSession txn is on its way; nothing but its commit happens to the session any more.
+        deadline_ms: bucket in which it expires, on the tracker's own clock.
+    """
+
+    __slots__ = ("closing", "deadline_ms", "id", "timeout_ms")
+
+    def __init__(self, id_: int, timeout_ms: int) -> None:
+        self.id = id_
+        self.timeout_ms = timeout_ms
+        self.closing = False
+        self.deadline_ms = 0
+
+
+class SessionTracker:
+    """All sessions of a leader or standalone server.
+
+    `committed` maps the sessions whose createSession is applied to their persisted timeouts: what
+    snapshots hold. `sessions` also has those still in flight.
+    """
+
+    __slots__ = ("_buckets", "_last_tick_ms", "_next_id", "_tick_ms", "committed", "forgiven_ms", "sessions")
+
+    def __init__(self, tick_ms: int, first_id: int, committed: dict[int, int], now_ms: int) -> None:
+        """Every restored session gets its full timeout from now on."""
+        self._tick_ms = tick_ms
+        self._next_id = first_id
+        self._last_tick_ms = now_ms
+        self._buckets: dict[int, dict[int, None]] = {}
+        self.forgiven_ms = 0
+        self.committed = committed
+        self.sessions: dict[int, Session] = {}
+        for id_ in sorted(committed):
+            self.track(id_, committed[id_], now_ms)
+
+    def new_id(self) -> int:
+        """An id that no session of this server had before."""
+        id_ = self._next_id
+        self._next_id += 1
+        return id_
+
+    def track(self, id_: int, timeout_ms: int, now_ms: int) -> None:
+        """A session begins, or is known again; it may expire from now on."""
+        session = self.sessions.get(id_)
+        if session is None:
+            session = self.sessions[id_] = Session(id_, timeout_ms)
+        self._move(session, now_ms + timeout_ms)
+
+    def touch(self, id_: int, timeout_ms: int, now_ms: int) -> bool:
+        """A sign of life. False when the session is unknown or closing: its request is dropped."""
+        session = self.sessions.get(id_)
+        if session is None or session.closing:
+            return False
+        deadline = self._bucket(now_ms + timeout_ms)
+        if deadline != session.deadline_ms:
+            self._move(session, now_ms + timeout_ms)
+        return True
+
+    def is_live(self, id_: int) -> bool:
+        """Whether requests of the session are served."""
+        session = self.sessions.get(id_)
+        return session is not None and not session.closing
+
+    def set_closing(self, id_: int) -> None:
+        """A closeSession txn is prepared."""
+        session = self.sessions.get(id_)
+        if session is not None:
+            session.closing = True
+
+    def reopen(self, id_: int) -> None:
+        """The closeSession txn of a session will not happen after all."""
+        session = self.sessions.get(id_)
+        if session is not None:
+            session.closing = False
+
+    def commit(self, id_: int, timeout_ms: int) -> None:
+        """The createSession txn is applied."""
+        self.committed[id_] = timeout_ms
+
+    def remove(self, id_: int) -> None:
+        """The closeSession txn is applied."""
+        self.committed.pop(id_, None)
+        session = self.sessions.pop(id_, None)
+        if session is not None:
+            bucket = self._buckets.get(session.deadline_ms)
+            if bucket is not None:
+                bucket.pop(id_, None)
+
+    def expired(self, now_ms: int) -> list[int]:
+        """Sessions whose time is over, in order of their deadlines; they are closing from now on.
+
+        Call about once per tick. Time beyond two ticks since the last call is not counted: the clients could
+        not be heard in it.
+        """
+        gap = now_ms - self._last_tick_ms
+        self._last_tick_ms = now_ms
+        if gap > 2 * self._tick_ms:
+            self.forgiven_ms += gap - self._tick_ms
+        clock = now_ms - self.forgiven_ms
+        over = []
+        for deadline in sorted(d for d in self._buckets if d <= clock):
+            for id_ in self._buckets.pop(deadline):
+                session = self.sessions[id_]
+                if not session.closing:
+                    session.closing = True
+                    over.append(id_)
+        return over
+
+    def buckets(self) -> list[tuple[int, list[int]]]:
+        """Deadlines (on the clock that `expired` is called with) and the sessions due then."""
+        return [(d + self.forgiven_ms, list(self._buckets[d])) for d in sorted(self._buckets)]
+
+    def _bucket(self, deadline_ms: int) -> int:
+        return ((deadline_ms - self.forgiven_ms) // self._tick_ms + 1) * self._tick_ms
+
+    def _move(self, session: Session, deadline_ms: int) -> None:
+        old = self._buckets.get(session.deadline_ms)
+        if old is not None:
+            old.pop(session.id, None)
+            if not old:
+                del self._buckets[session.deadline_ms]
+        session.deadline_ms = self._bucket(deadline_ms)
+        self._buckets.setdefault(session.deadline_ms, {})[session.id] = None

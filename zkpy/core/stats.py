@@ -1,0 +1,194 @@
+"""What the core counts, as plain integers; names, units and formats of the outside world are added in ops.
+
+Values are ms unless said otherwise. Nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+from zkpy_protocol.opcodes import EventType
+
+_SAMPLES_MAX = 1024  # enough for a p999 that is more than the maximum
+
+
+class Summary:
+    """Count, sum, minimum and maximum of a series of integers."""
+
+    __slots__ = ("count", "max", "min", "sum")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum = 0
+        self.min = 0
+        self.max = 0
+
+    def add(self, value: int, times: int = 1) -> None:
+        """Take in `value`, seen `times` times."""
+        if not self.count:
+            self.min = self.max = value
+        elif value < self.min:
+            self.min = value
+        elif value > self.max:
+            self.max = value
+        self.count += times
+        self.sum += value * times
+
+    def reset(self) -> None:
+        """Forget everything (the ``srst`` command)."""
+        self.count = self.sum = self.min = self.max = 0
+
+
+class Percentiles(Summary):
+    """A summary that also remembers recent values for percentiles."""
+
+    __slots__ = ("_at", "_samples")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._samples: list[int] = []
+        self._at = 0
+
+    def add(self, value: int, times: int = 1) -> None:
+        """Take in `value`; values seen together count as one sample."""
+        super().add(value, times)
+        samples = self._samples
+        if len(samples) < _SAMPLES_MAX:
+            samples.append(value)
+        else:
+            samples[self._at] = value
+            self._at = (self._at + 1) % _SAMPLES_MAX
+
+    def reset(self) -> None:
+        """Forget everything (the ``srst`` command)."""
+        super().reset()
+        self._samples.clear()
+        self._at = 0
+
+    def percentile(self, fraction: float) -> int:
+        """The value below which `fraction` of the recent ones lie; 0 without any."""
+        if not self._samples:
+            return 0
+        ordered = sorted(self._samples)
+        return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
+
+
+class CoreStats:
+    """Counters of one server's core.
+
+    Attributes:
+        latency: requests of any kind, arrival to reply.
+        watchers_told: watchers per trigger, by event type.
+    """
+
+    __slots__ = (
+        "auth_failed",
+        "close_session_prep_time",
+        "commits",
+        "connection_drops",
+        "connection_requests",
+        "connection_revalidations",
+        "connections_rejected",
+        "large_requests_rejected",
+        "last_response_bytes",
+        "latency",
+        "max_response_bytes",
+        "min_response_bytes",
+        "outstanding",
+        "outstanding_changes_queued",
+        "outstanding_changes_removed",
+        "prepared",
+        "propagation_latency",
+        "proposals",
+        "quota_exceeded",
+        "read_latency",
+        "read_per_namespace",
+        "received",
+        "response_bytes",
+        "sent",
+        "sessions_expired",
+        "stale_requests_dropped",
+        "throttled_ops",
+        "update_latency",
+        "watch_bytes",
+        "watchers_told",
+        "write_per_namespace",
+    )
+
+    def __init__(self) -> None:
+        self.latency = Summary()
+        self.read_latency = Percentiles()
+        self.update_latency = Percentiles()
+        self.propagation_latency = Percentiles()
+        self.close_session_prep_time = Percentiles()
+        self.watchers_told = {
+            EventType.NODE_CREATED: Summary(),
+            EventType.NODE_DELETED: Summary(),
+            EventType.NODE_DATA_CHANGED: Summary(),
+            EventType.NODE_CHILDREN_CHANGED: Summary(),
+        }
+        self.quota_exceeded: dict[str, int] = {}
+        self.read_per_namespace: dict[str, Summary] = {}
+        self.write_per_namespace: dict[str, Summary] = {}
+        self.outstanding = 0
+        self.auth_failed = 0
+        self.last_response_bytes = -1
+        self.min_response_bytes = -1
+        self.max_response_bytes = -1
+        self.reset_counters()
+
+    def reset_counters(self) -> None:
+        """What the ``srst`` command sets back: everything but gauges and response sizes."""
+        self.latency.reset()
+        for summary in (
+            self.read_latency,
+            self.update_latency,
+            self.propagation_latency,
+            self.close_session_prep_time,
+            *self.watchers_told.values(),
+        ):
+            summary.reset()
+        self.quota_exceeded.clear()
+        self.read_per_namespace.clear()
+        self.write_per_namespace.clear()
+        self.received = 0
+        self.sent = 0
+        self.commits = 0
+        self.proposals = 0
+        self.prepared = 0
+        self.connection_drops = 0
+        self.connection_requests = 0
+        self.connection_revalidations = 0
+        self.connections_rejected = 0
+        self.large_requests_rejected = 0
+        self.outstanding_changes_queued = 0
+        self.outstanding_changes_removed = 0
+        self.response_bytes = 0
+        self.sessions_expired = 0
+        self.stale_requests_dropped = 0
+        self.throttled_ops = 0
+        self.watch_bytes = 0
+
+    def note_read(self, path: str, size: int) -> None:
+        """A node was read: `size` bytes of data and Stat, to which the length of its path is added."""
+        _note_namespace(self.read_per_namespace, path, size)
+
+    def note_write(self, path: str, size: int) -> None:
+        """A node was written with `size` bytes of data, to which the length of its path is added."""
+        _note_namespace(self.write_per_namespace, path, size)
+
+    def note_response(self, size: int) -> None:
+        """One reply of `size` bytes, without its length prefix."""
+        self.response_bytes += size
+        self.last_response_bytes = size
+        if self.min_response_bytes < 0 or size < self.min_response_bytes:
+            self.min_response_bytes = size
+        self.max_response_bytes = max(self.max_response_bytes, size)
+
+
+def _note_namespace(summaries: dict[str, Summary], path: str, size: int) -> None:
+    end = path.find("/", 1)
+    namespace = path[1:] if end < 0 else path[1:end]
+    if namespace:
+        summary = summaries.get(namespace)
+        if summary is None:
+            summary = summaries[namespace] = Summary()
+        summary.add(len(path) + size)
