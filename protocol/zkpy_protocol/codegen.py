@@ -18,11 +18,15 @@ import re
 import struct
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from construct import Construct, Renamed
 
 from zkpy_protocol.schema import ALL_RECORDS
 from zkpy_protocol.schema.primitives import Boolean, Buffer, Int, Long, Record, Trailing, Ustring, Vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 RECORDS_FILE = Path(__file__).with_name("records.py")
 
@@ -392,12 +396,12 @@ def encode_lines(record: Record, structs: Structs) -> list[str]:
     return [f"def encode_{snake(name)}(rec: {name}) -> bytes:", *body.lines, f"    return {value}"]
 
 
-def generate() -> str:
-    """The text of `records.py`."""
+def generate(declared: Iterable[Record]) -> str:
+    """The text of a module like `records.py`."""
     structs = Structs()
     blocks = [
         "\n".join(lines)
-        for record in ALL_RECORDS.values()
+        for record in declared
         for lines in (class_lines(record), decode_lines(record, structs), encode_lines(record, structs))
     ]
     constants = [*structs.lines(), '_SHORT = "cut short: "', '_NEGATIVE = "negative length: "']
@@ -405,7 +409,7 @@ def generate() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    text = generate()
+    text = generate(ALL_RECORDS.values())
     if "--check" not in arguments:
         RECORDS_FILE.write_text(text, encoding="utf-8")
         return 0
