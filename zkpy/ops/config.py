@@ -234,7 +234,7 @@ class EnsembleConfig:
     peer_type: str = _static(
         "peerType", values.choice("participant", "observer"), "participant", is_effective=False
     )
-    reconfig_enabled: bool = _static("reconfigEnabled", values.strict_boolean, False)
+    reconfig_enabled: bool = _static("reconfigEnabled", values.strict_boolean, False, is_effective=False)
     quorum_listen_on_all_ips: bool = _static(
         "quorumListenOnAllIPs", values.strict_boolean, False, is_effective=False
     )
