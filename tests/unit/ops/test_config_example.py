@@ -1,0 +1,75 @@
+"""zoo.cfg.example says what the code does: every key that has an effect, with its real default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from zkpy.ops import config as config_module
+from zkpy.ops.config import config_from_text
+
+EXAMPLE = Path(__file__).parents[3] / "zoo.cfg.example"
+TEXT = EXAMPLE.read_text(encoding="ascii")
+LINE = re.compile(r"#?([A-Za-z0-9][\w.-]*)=(.*)")
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """Key -> (value shown, the comment above it)."""
+    found: dict[str, tuple[str, str]] = {}
+    comment: list[str] = []
+    for line in TEXT.splitlines():
+        if match := LINE.fullmatch(line):
+            found[match[1]] = (match[2], " ".join(comment))
+        elif line.startswith("# "):
+            comment.append(line)
+        else:
+            comment = []
+    return found
+
+
+DOCUMENTED = documented()
+BASE = "dataDir=/var/zk\n"
+# Keys that are refused unless another one is there too.
+COMPANIONS = {"clientPortAddress": "clientPort=1\n", "secureClientPortAddress": "secureClientPort=2\n"}
+UNREADABLE = {"dynamicConfigFile"}  # names a file that is not there
+
+
+def test_the_example_as_it_stands_is_what_a_server_without_a_file_runs_with() -> None:
+    example = config_from_text(TEXT)
+    built_in = config_from_text(config_module.BUILT_IN_FILE)
+    assert example.notices == ()
+    for name in built_in.__slots__:
+        if name not in {"config_file", "config_text"}:
+            assert getattr(example, name) == getattr(built_in, name), name
+
+
+def test_every_key_with_an_effect_is_in_the_example_and_no_other() -> None:
+    effective = {key.name for key in config_module._KEYS if key.is_effective}
+    assert set(DOCUMENTED) == effective | {"authProvider.1", "superUser"}
+
+
+@pytest.mark.parametrize("key", sorted(set(DOCUMENTED) - UNREADABLE - {"dataDir", "clientPort", "tickTime"}))
+def test_a_documented_value_is_the_default_unless_it_says_that_there_is_none(key: str) -> None:
+    value, comment = DOCUMENTED[key]
+    base = BASE + COMPANIONS.get(key, "")
+    before = config_from_text(base)
+    after = config_from_text(f"{base}{key}={value}\n")
+    assert after.notices == ()
+    changed = {
+        name
+        for name in before.__slots__
+        if name not in {"config_file", "config_text", "system_properties"}
+        and getattr(before, name) != getattr(after, name)
+    }
+    if changed:
+        assert "Not set" in comment, f"{key}={value} is not the default, see {changed}"
+
+
+def test_the_example_says_where_else_a_key_may_be_given() -> None:
+    for key in config_module._KEYS:
+        if key.is_effective:
+            _, comment = DOCUMENTED[key.name]
+            assert key.is_static == ("[zoo.cfg only]" in comment), key.name
+            assert key.is_as_is == ("[plain]" in comment), key.name
