@@ -57,6 +57,24 @@ def instances(draw: st.DrawFn, record: Record) -> Any:
     return class_of(record)(*arguments)
 
 
+def sample(kind: Construct) -> Any:
+    """One value with nothing null, empty or absent, so that every field has bytes that can be damaged."""
+    if kind is Int or kind is Long:
+        return 7
+    if kind is Boolean:
+        return True
+    if kind is Buffer:
+        return b"xyz"
+    if kind is Ustring:
+        return "ab"
+    if isinstance(kind, Vector):
+        return [sample(kind.item), sample(kind.item)]
+    if isinstance(kind, Trailing):
+        return sample(kind.field)
+    assert isinstance(kind, Record)
+    return class_of(kind)(*(sample(field) for _, field in fields_of(kind)))
+
+
 def to_construct(kind: Construct, value: Any) -> Any:
     """A record as construct builds it: dictionaries in place of records."""
     if isinstance(kind, Record):

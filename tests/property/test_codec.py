@@ -10,7 +10,7 @@ from construct import ConstructError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.strategies import INTS, from_construct, instances, to_construct
+from tests.strategies import INTS, fields_of, from_construct, instances, sample, to_construct
 from zkpy_protocol import records
 from zkpy_protocol.codegen import snake
 from zkpy_protocol.errors import DecodeError
@@ -92,11 +92,8 @@ def damaged(draw: st.DrawFn, record: Record) -> bytes:
     return bytes(wire)
 
 
-@each_record
-@few
-@given(data=st.data())
-def test_any_bytes_give_what_construct_gives(record: Record, data: st.DataObject) -> None:
-    wire = data.draw(damaged(record))
+def agree(record: Record, wire: bytes) -> None:
+    """Both accept the bytes, with the same record and the same end, or both refuse them."""
     stream = io.BytesIO(wire)
     try:
         expected = from_construct(record, record.parse_stream(stream))
@@ -105,3 +102,31 @@ def test_any_bytes_give_what_construct_gives(record: Record, data: st.DataObject
             decode(record, wire)
     else:
         assert decode(record, wire) == (expected, stream.tell())
+
+
+@each_record
+@few
+@given(data=st.data())
+def test_any_bytes_give_what_construct_gives(record: Record, data: st.DataObject) -> None:
+    agree(record, data.draw(damaged(record)))
+
+
+@each_record
+def test_damage_at_every_offset_gives_what_construct_gives(record: Record) -> None:
+    """Null, a negative length, a huge length and bytes that are no text, in every place."""
+    wire = encode(record, sample(record))
+    for at in range(len(wire)):
+        for damage in (b"\xff\xff\xff\xff", b"\xff\xff\xff\xfe", b"\x7f\xff\xff\xff", b"\xff"):
+            agree(record, wire[:at] + damage + wire[at + len(damage) :])
+
+
+@each_record
+def test_records_are_equal_field_by_field_and_show_all_fields(record: Record) -> None:
+    value = sample(record)
+    assert value == sample(record)
+    assert value != object()
+    assert eval(repr(value), vars(records)) == value  # a repr is an expression of constructors and literals
+    for name, _ in fields_of(record):
+        other = sample(record)
+        setattr(other, name, "something else")
+        assert value != other
