@@ -29,7 +29,7 @@ from zkpy_protocol.records import ACL, Id, decode_error_txn
 from zkpy_protocol.txns import decode_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from zkpy.core.txn import Txn
 
@@ -277,22 +277,17 @@ class DataTree:
 
     @classmethod
     def bare(cls, owners: OwnerRules, digest_enabled: bool = True) -> DataTree:
-        """A tree without any node, to be filled by `load`; the caller ends with `finish_load`."""
+        """A tree without any node.
+
+        The reader of a snapshot fills it: `nodes` and their `children`, `uses` of their ACL lists, `data_size`, `digest`,
+        `own` for nodes with an owner, and in the end `finish_load`. A call per node would cost as much as the rest.
+        """
         tree = cls(owners, digest_enabled)
         tree.acls = AclTable()
         tree.nodes.clear()
         tree.data_size = 0
         tree.digest = 0
         return tree
-
-    def load(self, path: str, node: Node) -> bool:
-        """Add a node of a snapshot; parents come first. False when the parent is missing."""
-        if path and path[: path.rindex("/")] not in self.nodes:
-            return False
-        self.attach(path or ROOT, node)
-        if not path:
-            self.nodes[""] = node
-        return True
 
     def finish_load(self) -> None:
         """Rebuild what a snapshot does not hold: quota usage; drop ACL lists nobody has."""
@@ -324,18 +319,22 @@ class DataTree:
         node.acl.uses += 1
         data = node.data
         self.data_size += len(path) if data is None else len(path) + len(data)
-        owner = node.owner
-        if owner:
-            kind = self.owners.kind(owner)
-            if kind == EPHEMERAL:
-                self.ephemerals.setdefault(owner, {})[path] = None
-                self.ephemeral_count += 1
-            elif kind == CONTAINER:
-                self.containers[path] = None
-            elif kind == TTL:
-                self.ttls[path] = None
+        if node.owner:
+            self.own(path, node)
         if self.digest_enabled:
             self.digest = wrap64(self.digest + self.node_digest(path, node))
+
+    def own(self, path: str, node: Node) -> None:
+        """Enter a node that has an owner into the index of its kind."""
+        owner = node.owner
+        kind = self.owners.kind(owner)
+        if kind == EPHEMERAL:
+            self.ephemerals.setdefault(owner, {})[path] = None
+            self.ephemeral_count += 1
+        elif kind == CONTAINER:
+            self.containers[path] = None
+        elif kind == TTL:
+            self.ttls[path] = None
 
     # -- applying txns
 
@@ -427,6 +426,11 @@ class DataTree:
             return OpResult(type_, _NONODE, path, None)
         acl = self.acls.intern(record.acl)
         existing = self.nodes.get(path)
+        if existing is not None and (parent.children is None or path not in parent.children):
+            # Fuzzy snapshot: it outlived a parent that was deleted and made again, so this is not its create.
+            del self.nodes[path]
+            self._detach(path, existing)
+            existing = None
         if existing is not None:
             # Fuzzy snapshot: the node may be a later incarnation, but its ACL reference may be stale.
             if existing.acl is not acl:
@@ -589,6 +593,20 @@ class DataTree:
         node.aversion = record.version
         self._changed(record.path, node, before)
         return OpResult(type_, _OK, record.path, self.stat(node))
+
+    def drop_orphans(self, sessions: Container[int]) -> int:
+        """Delete ephemerals of sessions that are not in the session table, as Apache does after loading.
+
+        It is no txn, so the tree has to be saved before the next one is logged.
+
+        Returns:
+            how many nodes went.
+        """
+        before = self.ephemeral_count
+        for owner in sorted(self.ephemerals):
+            if owner not in sessions:
+                self._close_session(owner, None, self.last_zxid, None)
+        return before - self.ephemeral_count
 
     def _close_session(
         self, session_id: int, paths: Iterable[str] | None, zxid: int, changes: list[Change] | None
