@@ -22,6 +22,9 @@ DROPPED = 3
 """The socket is closed without sending anything more."""
 
 NO_CXID = -1
+QUEUED_BYTES_MAX = 1 << 20
+"""Replies a link may have waiting before its next request is looked at: a few of the largest nodes, so that a
+burst of small requests for large nodes cannot fill the memory."""
 
 
 class ClientLink:
@@ -35,6 +38,10 @@ class ClientLink:
         resume_reading: set when the session is there; the shell clears it and delivers what the client has
             sent behind its ConnectRequest.
         secure: whether the link came through the TLS port.
+        x509_subject: subject of the verified client certificate, None without one.
+        sasl: the authenticator's own state of a SASL exchange; the core never looks at it.
+        queued_bytes: size of `out`.
+        shell: the shell's own handle for the link; the core never looks at it.
     """
 
     __slots__ = (
@@ -53,6 +60,7 @@ class ClientLink:
         "out",
         "pending",
         "port",
+        "queued_bytes",
         "read_only_byte",
         "received",
         "replies",
@@ -61,8 +69,10 @@ class ClientLink:
         "secure",
         "sent",
         "session_id",
+        "shell",
         "state",
         "timeout_ms",
+        "x509_subject",
     )
 
     def __init__(
@@ -73,6 +83,7 @@ class ClientLink:
         self.port = port
         self.ids = ids
         self.secure = secure
+        self.x509_subject: str | None = None
         self.sasl: object | None = None
         self.state = CONNECTING
         self.session_id = 0
@@ -81,6 +92,8 @@ class ClientLink:
         self.resume_reading = False
         self.pending: deque[Request] = deque()
         self.out: list[bytes] = []
+        self.queued_bytes = 0
+        self.shell: object | None = None
         self.established_ms = 0
         self.received = 0
         self.sent = 0
@@ -103,6 +116,14 @@ class ClientLink:
         if not self.out:
             self.dirty.append(self)
         self.out.append(frame)
+        self.queued_bytes += len(frame)
+
+    def take(self) -> bytes:
+        """Everything to send, in order; the shell's part of `out`."""
+        data = b"".join(self.out)
+        self.out.clear()
+        self.queued_bytes = 0
+        return data
 
     def close_after_flush(self) -> None:
         """Close once everything queued so far is sent."""
@@ -118,6 +139,7 @@ class ClientLink:
             if not self.out:
                 self.dirty.append(self)
             self.out.clear()
+            self.queued_bytes = 0
 
     def note_reply(self, op: str, cxid: int, zxid: int, now_ms: int, latency_ms: int) -> None:
         """Account for one answered request."""

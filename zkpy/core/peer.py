@@ -16,10 +16,11 @@ Invariant: a txn is applied only after `persisted` covered its zxid, and in zxid
 from __future__ import annotations
 
 import struct
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from zkpy.core.acl import AccessRules, AclProviders
-from zkpy.core.link import CLOSE_AFTER_FLUSH, CONNECTING, DROPPED, ClientLink
+from zkpy.core.link import CLOSE_AFTER_FLUSH, DROPPED, QUEUED_BYTES_MAX, ClientLink
 from zkpy.core.passwords import first_session_id, session_password
 from zkpy.core.pipeline.final import FinalStage, connect_frame, open_session, refuse_session
 from zkpy.core.pipeline.prep import WRITE_OPS, PrepStage, sweepable
@@ -255,16 +256,26 @@ class Peer:
 
     # -- requests
 
-    def receive(self, link: ClientLink, frames: Sequence[bytes], wall_ms: int, mono_ms: int) -> None:
-        """Requests of a link with a session, in the order they arrived."""
+    def receive(
+        self, link: ClientLink, frames: Sequence[bytes], start: int, wall_ms: int, mono_ms: int
+    ) -> int:
+        """Requests of a link with a session, in the order they arrived.
+
+        Stops early when the link must wait: too much is outstanding, or its replies pile up.
+
+        Returns:
+            index behind the last frame that was taken; the shell offers the rest again later.
+        """
         stats = self.stats
-        stats.received += len(frames)
-        link.received += len(frames)
         live = self.sessions.touch(link.session_id, link.timeout_ms, mono_ms)
         reads = self._reads
         served = 0
         op = xid = 0
-        for frame in frames:
+        taken = start
+        for frame in islice(frames, start, None):
+            if link.queued_bytes > QUEUED_BYTES_MAX or self.must_wait(link):
+                break
+            taken += 1
             if len(frame) < HEADER_BYTES:
                 link.drop()
                 break
@@ -290,6 +301,9 @@ class Peer:
             stats.read_latency.add(0, served)
             link.replies += served - 1
             link.note_reply(OP_NAMES.get(op, "NA"), xid, self.tree.last_zxid, mono_ms, 0)
+        stats.received += taken - start
+        link.received += taken - start
+        return taken
 
     def _receive_other(
         self, link: ClientLink, xid: int, op: int, frame: bytes, wall_ms: int, mono_ms: int, live: bool
@@ -364,6 +378,12 @@ class Peer:
             self._queue(request)
 
     # -- progress
+
+    def take_unlogged(self, count_max: int) -> list[Txn]:
+        """The next txns for the log, in zxid order."""
+        taken = self.unlogged[:count_max]
+        del self.unlogged[:count_max]
+        return taken
 
     def persisted(self, zxid: int, mono_ms: int) -> None:
         """Everything up to `zxid` is durable here: commit what a quorum has, answer, serve what waited."""
@@ -463,18 +483,8 @@ class Peer:
             frame = _NO_HEADER + encode_delete_container_request(DeleteContainerRequest(path))
             self._submit(Request(None, 0, 0, OpCode.DELETE_CONTAINER, frame, (), mono_ms), wall_ms)
 
-    def close_orphans(self, wall_ms: int, mono_ms: int) -> None:
-        """Delete ephemerals whose session is not in the session table (after recovery, before serving)."""
-        for owner in sorted(self.tree.ephemerals):
-            if owner not in self.sessions.committed:
-                self._submit(Request(None, owner, 0, OpCode.CLOSE_SESSION, b"", (), mono_ms), wall_ms)
-
     # -- flow control
 
     def must_wait(self, link: ClientLink) -> bool:
         """Whether no more should be read from the link for now (globalOutstandingLimit)."""
         return bool(link.pending) and self.stats.outstanding > self._options.global_outstanding_limit
-
-    def is_connecting(self, link: ClientLink) -> bool:
-        """Whether the link still waits for its session."""
-        return link.state == CONNECTING

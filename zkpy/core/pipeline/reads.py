@@ -141,6 +141,7 @@ class ReadStage:
             link.send(_DATA_REPLY(size, xid, tree.last_zxid, 0, len(data)))
             link.out.append(data)
         link.out.append(stat)
+        link.queued_bytes += size
         self._stats.note_response(size)
         self._stats.note_read(_text(path), size - REPLY_HEADER_BYTES - 4)
 

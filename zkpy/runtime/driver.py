@@ -1,0 +1,265 @@
+"""Runs a peer: input in, proposals to the log thread, outcomes back, bytes out.
+
+One object of the event loop's thread. It decides nothing about the protocol; it owns the order of the
+effects: what the log thread has not confirmed is not told to the peer as persisted, and everything a step
+has produced is sent before the loop sleeps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from zkpy.core.stats import Percentiles, Summary
+from zkpy.runtime import clock
+from zkpy.runtime.log_thread import Batch, LogThread, Outcome
+from zkpy.storage.errors import DiskFullError
+from zkpy.storage.txn_log import encode_entry
+
+if TYPE_CHECKING:
+    import asyncio
+    import random
+    from collections.abc import Callable
+
+    import structlog
+
+    from zkpy.core.peer import Peer
+    from zkpy.net.client_server import ClientConnection
+    from zkpy.storage.txn_log import TxnLog
+
+
+class LogStats:
+    """What the log stage counts; ms unless said otherwise."""
+
+    __slots__ = ("batch_size", "slow_syncs", "sync_ms")
+
+    def __init__(self) -> None:
+        self.sync_ms = Percentiles()
+        self.batch_size = Summary()
+        self.slow_syncs = 0
+
+    def reset(self) -> None:
+        """The ``srst`` command."""
+        self.sync_ms.reset()
+        self.batch_size.reset()
+        self.slow_syncs = 0
+
+
+class LogOptions:
+    """How the log is written; names of zoo.cfg."""
+
+    __slots__ = (
+        "flush_delay_ms",
+        "fsync_warning_threshold_ms",
+        "max_batch_size",
+        "snap_count",
+        "snap_size_limit_bytes",
+    )
+
+    def __init__(
+        self,
+        *,
+        snap_count: int,
+        snap_size_limit_bytes: int,
+        flush_delay_ms: int,
+        max_batch_size: int,
+        fsync_warning_threshold_ms: int,
+    ) -> None:
+        self.snap_count = snap_count
+        self.snap_size_limit_bytes = snap_size_limit_bytes
+        self.flush_delay_ms = flush_delay_ms
+        self.max_batch_size = max_batch_size
+        self.fsync_warning_threshold_ms = fsync_warning_threshold_ms
+
+
+class Driver:
+    """Steps one peer.
+
+    Args:
+        on_snapshot_due: called when enough was logged since the last roll; the log has just been rolled.
+        on_fatal: called when the log cannot be trusted any more: the server must stop at once.
+    """
+
+    __slots__ = (
+        "_bytes_since_roll",
+        "_clock",
+        "_flush_scheduled",
+        "_in_flight",
+        "_log",
+        "_logger",
+        "_loop",
+        "_on_fatal",
+        "_on_snapshot_due",
+        "_options",
+        "_random",
+        "_roll_after_bytes",
+        "_roll_after_txns",
+        "_thread",
+        "_txns_since_roll",
+        "_word",
+        "bytes_received",
+        "log_stats",
+        "peer",
+    )
+
+    def __init__(
+        self,
+        peer: Peer,
+        log: TxnLog,
+        loop: asyncio.AbstractEventLoop,
+        options: LogOptions,
+        random: random.Random,
+        logger: structlog.typing.FilteringBoundLogger,
+        *,
+        word: Callable[[bytes, bytes], bytes | None],
+        on_snapshot_due: Callable[[], None],
+        on_fatal: Callable[[Exception], None],
+    ) -> None:
+        self.peer = peer
+        self.log_stats = LogStats()
+        self.bytes_received = 0
+        self._log = log
+        self._loop = loop
+        self._options = options
+        self._random = random
+        self._logger = logger
+        self._word = word
+        self._on_snapshot_due = on_snapshot_due
+        self._on_fatal = on_fatal
+        self._in_flight = False
+        self._flush_scheduled = False
+        self._thread = LogThread(log, self._logged)
+        self._start_count()
+
+    def start(self) -> None:
+        """Begin to log."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the log; a batch under way is finished."""
+        self._thread.stop()
+
+    # -- what the shells ask
+
+    def wall_ms(self) -> int:
+        """Wall clock."""
+        return clock.wall_ms()
+
+    def mono_ms(self) -> int:
+        """Monotonic clock."""
+        return clock.mono_ms()
+
+    def four_letter_word(self, word: bytes, argument: bytes) -> bytes | None:
+        """The answer to an operator's command."""
+        return self._word(word, argument)
+
+    def refused(self, event: str, host: str, port: int, reason: str) -> None:
+        """Log that a connection was refused or cut off."""
+        self._logger.warning(event, client=f"{host}:{port}", reason=reason)
+
+    def after_input(self) -> None:
+        """Send what the last input has produced, and see to it that proposals reach the log."""
+        self.send()
+        if self.peer.unlogged and not self._in_flight and not self._flush_scheduled:
+            self._flush_scheduled = True
+            delay = self._options.flush_delay_ms
+            if delay > 0 and len(self.peer.unlogged) < self._options.max_batch_size:
+                self._loop.call_later(delay / 1000, self._flush)
+            else:
+                # At the end of this turn of the loop, so that one batch takes what all its inputs proposed.
+                self._loop.call_soon(self._flush)
+
+    def send(self) -> None:
+        """One write per link that has something to send."""
+        dirty = self.peer.dirty
+        while dirty:
+            links = dirty.copy()
+            dirty.clear()
+            for link in links:
+                cast("ClientConnection", link.shell).flush()
+
+    def tick(self) -> None:
+        """Time passes: sessions expire, containers are swept, a full disk may have room again."""
+        if self.peer.refuse_writes and not self._in_flight and self._log.grow():
+            self.peer.refuse_writes = False
+            self._logger.info("log.has_space_again", headroom_bytes=self._log.headroom_bytes)
+        self.peer.tick(self.wall_ms(), self.mono_ms())
+        self.after_input()
+
+    # -- the log
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if not self._in_flight and self.peer.unlogged:
+            self._submit()
+
+    def _submit(self) -> None:
+        txns = self.peer.take_unlogged(self._options.max_batch_size)
+        entries = [encode_entry(txn.payload) for txn in txns]
+        self._txns_since_roll += len(entries)
+        self._bytes_since_roll += sum(map(len, entries))
+        roll = (
+            self._txns_since_roll > self._roll_after_txns or self._bytes_since_roll > self._roll_after_bytes
+        )
+        self._in_flight = True
+        self.log_stats.batch_size.add(len(entries))
+        self._thread.submit(Batch(txns[0].zxid, txns[-1].zxid, entries, roll))
+
+    def _logged(self, outcome: Outcome) -> None:
+        """In the log thread."""
+        self._loop.call_soon_threadsafe(self._handle, outcome)
+
+    def _handle(self, outcome: Outcome) -> None:
+        self._in_flight = False
+        if outcome.error is not None:
+            self._handle_failure(outcome.error)
+            return
+        self._note_sync(outcome.sync_ms)
+        if self._log.is_space_low and not self.peer.refuse_writes:
+            self.peer.refuse_writes = True
+            self._logger.error(
+                "log.disk_full",
+                headroom_bytes=self._log.headroom_bytes,
+                effect="writes are refused with SystemError, reads and session closes go on",
+                remedy="free space in dataLogDir; writes resume by themselves",
+            )
+        rolled = outcome.batch.roll
+        if rolled:
+            self._start_count()
+        elif self.peer.unlogged:
+            # The disk works on the next batch while this one is being answered.
+            self._submit()
+        self.peer.persisted(outcome.batch.last_zxid, self.mono_ms())
+        if rolled:
+            self._on_snapshot_due()
+        self.after_input()
+
+    def _handle_failure(self, error: Exception) -> None:
+        if not isinstance(error, DiskFullError):
+            self._on_fatal(error)
+            return
+        self._logger.error(
+            "log.disk_full",
+            reason=str(error),
+            effect="the last writes are refused with SystemError, nothing of them is kept; reads go on",
+            remedy="free space in dataLogDir; writes resume by themselves",
+        )
+        self.peer.log_rolled_back(self.mono_ms())
+        self.after_input()
+
+    def _note_sync(self, sync_ms: int) -> None:
+        self.log_stats.sync_ms.add(sync_ms)
+        if sync_ms > self._options.fsync_warning_threshold_ms:
+            self.log_stats.slow_syncs += 1
+            self._logger.warning("log.slow_sync", sync_ms=sync_ms)
+
+    def _start_count(self) -> None:
+        """Draw when the next snapshot is due, differently on each server and each time (Apache's rule)."""
+        self._txns_since_roll = 0
+        self._bytes_since_roll = 0
+        half = max(1, self._options.snap_count // 2)
+        self._roll_after_txns = half + self._random.randrange(half)
+        limit = self._options.snap_size_limit_bytes
+        half_bytes = limit // 2
+        self._roll_after_bytes = (
+            half_bytes + self._random.randrange(half_bytes) if half_bytes > 0 else 1 << 62
+        )

@@ -1,0 +1,389 @@
+"""A server from start to end: recover, listen, serve, shut down.
+
+Order of a start: data directory locked, tree recovered, orphaned ephemerals dropped, snapshot if the state on
+disk needs one before it may be logged upon, log opened, ports open. Order of a stop: ports closed, clients
+closed without a byte, log thread finished, directory released. Stopping twice is stopping once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import structlog
+
+from zkpy.auth.authenticator import LinkAuthenticator
+from zkpy.auth.jaas import JaasError
+from zkpy.auth.providers import AuthConfigError, AuthEnforcement
+from zkpy.core.owners import OwnerRules
+from zkpy.core.peer import Peer
+from zkpy.net.client_server import ClientConnection, ClientPort
+from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
+from zkpy.runtime import clock, wiring
+from zkpy.runtime.driver import Driver
+from zkpy.runtime.snapshots import SnapshotWriter
+from zkpy.storage.data_dir import DataDir
+from zkpy.storage.errors import DataDirError, SnapshotDamageError, StorageDamageError
+from zkpy.storage.purge import purge
+from zkpy.storage.recovery import Recovered, recover
+from zkpy.storage.snapshot import write_snapshot
+from zkpy.storage.txn_log import TxnLog
+from zkpy.storage.vfs import RealFs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zkpy.core.link import ClientLink
+    from zkpy.ops.config import ServerConfig
+
+EXIT_OK = 0
+EXIT_UNEXPECTED = 1
+EXIT_INVOCATION = 2
+EXIT_DATA_DIR = 3
+
+_HOUR_S = 3600
+_SILENCE_CHECK_S = 1.0
+_BACKLOG = 50  # Apache's, from Java
+# Generation thresholds that keep collections off the request path: garbage here is rarely cyclic.
+_GC_THRESHOLDS = (50_000, 50, 100)
+
+log = structlog.get_logger()
+
+
+class StartError(Exception):
+    """The server cannot start; `exit_code` tells scripts why."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(config: ServerConfig) -> int:
+    """Run one server until it is asked to stop.
+
+    Returns:
+        the exit code of the process.
+    """
+    loop_factory: Callable[[], asyncio.AbstractEventLoop]
+    try:
+        import uvloop
+    except ImportError:  # pragma: no cover  not built for this platform: slower, but the same
+        loop_factory = asyncio.new_event_loop
+    else:
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        try:
+            return runner.run(Server(config).serve())
+        except StartError as error:
+            log.error("server.cannot_start", reason=str(error))  # noqa: TRY400  the reason is the operator's, no trace needed
+            return error.exit_code
+
+
+class Server:
+    """One server process.
+
+    Attributes:
+        port: the plain client port in use, None without one.
+        secure_port: the TLS client port in use.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._fs = RealFs()
+        self._stop_asked = asyncio.Event()
+        self._exit_code = EXIT_OK
+        self._listeners: list[asyncio.Server] = []
+        self._ports: list[ClientPort] = []
+        self._timers: list[asyncio.TimerHandle] = []
+        self._started_ms = clock.mono_ms()
+        self._peer: Peer
+        self._driver: Driver
+        self._snapshots: SnapshotWriter
+        self._data_dir: DataDir
+        self.port: int | None = None
+        self.secure_port: int | None = None
+
+    async def serve(self) -> int:
+        """Start, serve until `stop` or a signal, shut down; the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            await self.start()
+            await self._stop_asked.wait()
+        finally:
+            await self.close()
+        return self._exit_code
+
+    def stop(self) -> None:
+        """Ask a serving server to end."""
+        self._stop_asked.set()
+
+    # -- start
+
+    async def start(self) -> None:
+        """Recover and open the ports.
+
+        Raises:
+            StartError: with the reason and an exit code.
+        """
+        config = self._config
+        loop = asyncio.get_running_loop()
+        recovered = self._recover()
+        try:
+            self._assemble(recovered, loop)
+        except (AuthConfigError, JaasError) as error:
+            raise StartError(str(error), EXIT_INVOCATION) from error
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        self._driver.start()
+        self._schedule(config.tick_time_ms / 2000, self._driver.tick)
+        self._schedule(_SILENCE_CHECK_S, self._close_silent)
+        if config.autopurge_purge_interval_hours > 0:
+            self._purge()
+            self._schedule(config.autopurge_purge_interval_hours * _HOUR_S, self._purge)
+        await self._listen(loop)
+        log.info(
+            "server.serving",
+            client_port=self.port,
+            secure_client_port=self.secure_port,
+            zxid=self._peer.tree.last_zxid,
+            znodes=len(self._peer.tree.nodes) - 1,
+            sessions=len(self._peer.sessions.committed),
+        )
+
+    def _recover(self) -> Recovered:
+        config = self._config
+        try:
+            self._data_dir = DataDir.open(
+                self._fs, config.data_dir, config.data_log_dir, autocreate=config.datadir_autocreate
+            )
+            recovered = recover(
+                self._fs,
+                self._data_dir,
+                OwnerRules(config.extended_types_enabled, config.emulate_353_ttl_nodes),
+                digest_enabled=config.digest_enabled,
+                trust_empty=config.snapshot_trust_empty,
+            )
+        except DataDirError as error:
+            raise StartError(str(error), EXIT_DATA_DIR) from error
+        except (StorageDamageError, SnapshotDamageError) as error:
+            raise StartError(str(error), EXIT_UNEXPECTED) from error
+        except OSError as error:
+            raise StartError(
+                f"{error.filename or config.data_dir}: {error.strerror}", EXIT_DATA_DIR
+            ) from error
+        for notice in recovered.notices:
+            log.warning("storage.recovered", notice=notice)
+        return recovered
+
+    def _assemble(self, recovered: Recovered, loop: asyncio.AbstractEventLoop) -> None:
+        config = self._config
+        tree = recovered.tree
+        registry = wiring.providers(config, self._read_key)
+        enforcement = AuthEnforcement.from_config(wiring.auth_settings(config), registry)
+        sasl = wiring.sasl_policy(config, enforcement)
+        if sasl.refusal is not None:
+            log.warning("sasl.refused", reason=sasl.refusal)
+        orphans = tree.drop_orphans(recovered.sessions)
+        self._peer = Peer(
+            wiring.peer_options(config),
+            tree,
+            recovered.sessions,
+            registry,
+            LinkAuthenticator(registry, enforcement, sasl, _report_auth),
+            clock.wall_ms(),
+            clock.mono_ms(),
+        )
+        self._snapshots = SnapshotWriter(loop, self._snapshot_done)
+        if orphans or recovered.snapshot_zxid is None:
+            # Txns may only be logged upon a state that is on disk: dropping orphans was no txn.
+            self._write_snapshot()
+        elif recovered.snapshot_zxid != tree.last_zxid:
+            self._start_snapshot()
+        self._driver = Driver(
+            self._peer,
+            TxnLog(
+                self._fs,
+                self._data_dir.log_dir,
+                prealloc_bytes=config.prealloc_size_kb * 1024,
+                size_limit_bytes=max(0, config.txn_log_size_limit_kb) * 1024,
+                force_sync=config.force_sync,
+            ),
+            loop,
+            wiring.log_options(config),
+            random.Random(),  # noqa: S311  spreads snapshots over servers, protects nothing
+            log,
+            word=self._word,
+            on_snapshot_due=self._start_snapshot,
+            on_fatal=self._fail,
+        )
+        self._words = FourLetterWords(self)
+
+    def _read_key(self) -> bytes | None:
+        node = self._peer.tree.get("/key")
+        return None if node is None else node.data
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        config = self._config
+        if config.client_port is not None:
+            options = wiring.port_options(config, KNOWN_WORDS, secure=False)
+            port = ClientPort(self._driver, options)
+            self.port = await self._open(loop, port, config.client_port_address, config.client_port)
+        if config.secure_client_port is not None:
+            from zkpy.net.tls import ServerTls, TlsError
+
+            try:
+                tls = ServerTls(wiring.tls_settings(config))
+            except TlsError as error:
+                raise StartError(str(error), EXIT_INVOCATION) from error
+            provider = wiring.providers(config, self._read_key).get(config.tls.auth_provider)
+            if provider is None:
+                raise StartError(
+                    f"ssl.authProvider={config.tls.auth_provider}: no such provider", EXIT_INVOCATION
+                )
+            options = wiring.port_options(config, KNOWN_WORDS, secure=True)
+            port = ClientPort(self._driver, options, tls, provider)
+            address = config.secure_client_port_address
+            self.secure_port = await self._open(loop, port, address, config.secure_client_port)
+
+    async def _open(
+        self, loop: asyncio.AbstractEventLoop, port: ClientPort, address: str | None, number: int
+    ) -> int:
+        backlog = self._config.client_port_listen_backlog
+        try:
+            sock = _listening_socket(address, number, backlog if backlog > 0 else _BACKLOG)
+        except OSError as error:
+            where = f"{address or '*'}:{number}"
+            raise StartError(
+                f"cannot listen on {where}: {error.strerror or error}", EXIT_UNEXPECTED
+            ) from error
+        listener = await loop.create_server(
+            lambda: ClientConnection(port),
+            sock=sock,
+            ssl=None if port.tls is None else port.tls.context,
+        )
+        self._listeners.append(listener)
+        self._ports.append(port)
+        return int(sock.getsockname()[1])
+
+    # -- while it runs
+
+    def _schedule(self, interval_s: float, action: Callable[[], object]) -> None:
+        """Call `action` again and again until the server closes."""
+        loop = asyncio.get_running_loop()
+        slot = len(self._timers)
+
+        def fire() -> None:
+            self._timers[slot] = loop.call_later(interval_s, fire)
+            action()
+
+        self._timers.append(loop.call_later(interval_s, fire))
+
+    def _word(self, word: bytes, argument: bytes) -> bytes | None:
+        return self._words.answer(word, argument)
+
+    def _close_silent(self) -> None:
+        for port in self._ports:
+            port.close_silent(clock.mono_ms())
+
+    def _start_snapshot(self) -> None:
+        if self._snapshots.running:
+            return
+        self._snapshots.start(self._peer.tree.last_zxid, self._write_snapshot)
+
+    def _write_snapshot(self) -> None:
+        tree = self._peer.tree
+        write_snapshot(
+            self._fs,
+            self._data_dir.snap_dir,
+            tree,
+            self._peer.sessions.committed,
+            tree.last_zxid,
+            self._config.snapshot_compression,
+        )
+
+    def _snapshot_done(self, zxid: int, error: str | None) -> None:
+        if error is None:
+            log.info("snapshot.written", zxid=zxid)
+        else:
+            log.error(
+                "snapshot.failed",
+                zxid=zxid,
+                reason=error,
+                effect="the log is kept; the next one will be tried in time",
+            )
+
+    def _purge(self) -> None:
+        try:
+            removed = purge(self._fs, self._data_dir, self._config.autopurge_snap_retain_count)
+        except OSError as error:
+            log.error("purge.failed", reason=str(error))  # noqa: TRY400  the reason says it
+        else:
+            log.info("purge.done", removed=removed)
+
+    def _fail(self, error: Exception) -> None:
+        """The log cannot be trusted: nothing more may be acknowledged."""
+        log.critical(
+            "log.failed",
+            reason=str(error),
+            effect="the server stops; what it has not acknowledged may or may not be on disk",
+            remedy="check the disk of dataLogDir, then start the server again",
+        )
+        self._exit_code = EXIT_UNEXPECTED
+        for port in self._ports:
+            port.close_all()
+        self.stop()
+
+    # -- end
+
+    async def close(self) -> None:
+        """Shut down in order. Idempotent."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        for listener in self._listeners:
+            listener.close()
+        for port in self._ports:
+            port.close_all()
+        self._listeners.clear()
+        if hasattr(self, "_driver"):
+            self._driver.stop()
+            self._snapshots.stop()
+        if hasattr(self, "_data_dir"):
+            self._data_dir.release()
+            log.info("server.stopped", exit_code=self._exit_code)
+        await asyncio.sleep(0)  # let the transports run their connection_lost
+
+
+def _listening_socket(address: str | None, port: int, backlog: int) -> socket.socket:
+    """A listening socket; without an address on every interface, IPv6 and IPv4 where the machine has both."""
+    if address is None:
+        try:
+            sock = socket.create_server(
+                ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog
+            )
+        except OSError:
+            sock = socket.create_server(("0.0.0.0", port), backlog=backlog)  # noqa: S104  the operator asked for all
+    else:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.create_server((address, port), family=family, backlog=backlog)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _report_auth(link: ClientLink, scheme: str, reason: str) -> None:
+    log.warning(
+        "auth.failed",
+        client=f"{link.host}:{link.port}",
+        scheme=scheme,
+        session_id=link.session_id,
+        reason=reason,
+    )

@@ -1,0 +1,144 @@
+"""From the operator's configuration to the settings of each part."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from zkpy.auth import jaas
+from zkpy.auth.providers import AuthConfigError, AuthEnforcement, AuthSettings, ProviderRegistry
+from zkpy.auth.sasl import SaslPolicy, SaslSettings, users_of_section
+from zkpy.core.peer import PeerOptions
+from zkpy.net.client_server import PortOptions
+from zkpy.runtime.driver import LogOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from zkpy.net.tls import TlsSettings
+    from zkpy.ops.config import ServerConfig
+
+SESSION_ID_SERVER = 1
+"""Top byte of a standalone server's session ids, whatever myid says (client protocol §3.3)."""
+
+
+def peer_options(config: ServerConfig) -> PeerOptions:
+    """The core's settings."""
+    return PeerOptions(
+        tick_time_ms=config.tick_time_ms,
+        min_session_timeout_ms=config.min_session_timeout_ms,
+        max_session_timeout_ms=config.max_session_timeout_ms,
+        server_id=SESSION_ID_SERVER,
+        skip_acl=config.skip_acl,
+        enforce_quota=config.enforce_quota,
+        reconfig_enabled=config.ensemble.reconfig_enabled,
+        close_session_txn_enabled=config.close_session_txn_enabled,
+        global_outstanding_limit=config.global_outstanding_limit,
+        container_check_interval_ms=config.container_check_interval_ms,
+        container_max_per_minute=config.container_max_per_minute,
+        container_max_never_used_interval_ms=config.container_max_never_used_interval_ms,
+    )
+
+
+def log_options(config: ServerConfig) -> LogOptions:
+    """When the log is flushed and rolled."""
+    return LogOptions(
+        snap_count=max(2, config.snap_count),
+        snap_size_limit_bytes=config.snap_size_limit_kb * 1024,
+        flush_delay_ms=config.flush_delay_ms,
+        max_batch_size=max(1, config.max_batch_size),
+        fsync_warning_threshold_ms=config.fsync_warning_threshold_ms,
+    )
+
+
+def port_options(config: ServerConfig, words: Collection[bytes], *, secure: bool) -> PortOptions:
+    """Limits of a client port."""
+    return PortOptions(
+        frame_max=config.jute_max_buffer,
+        words=words,
+        max_client_cnxns=config.max_client_cnxns,
+        max_cnxns=config.max_cnxns,
+        sessionless_timeout_ms=config.sessionless_cnxn_timeout_ms,
+        keepalive=config.client_tcp_keepalive,
+        secure=secure,
+    )
+
+
+def auth_settings(config: ServerConfig) -> AuthSettings:
+    """Which providers there are."""
+    auth = config.auth
+    return AuthSettings(
+        provider_classes=auth.auth_providers,
+        digest_enabled=auth.digest_auth_enabled,
+        digest_algorithm=auth.digest_alg,
+        super_digest=auth.super_digest,
+        let_any_sasl_user_do=auth.let_any_sasl_user,
+        x509_super_user=auth.x509_super_user,
+        ensemble_auth_name=",".join(auth.ensemble_auth_names) or None,
+        has_secure_port=config.secure_client_port is not None,
+        enforce_enabled=auth.enforce_auth_enabled,
+        enforce_schemes=auth.enforce_auth_schemes,
+        session_require_sasl=auth.session_require_client_sasl_auth,
+    )
+
+
+def sasl_policy(config: ServerConfig, enforcement: AuthEnforcement) -> SaslPolicy:
+    """SASL as the JAAS file says; without a section there is none.
+
+    Raises:
+        AuthConfigError: the section asks for what is not built.
+        JaasError: the file cannot be read.
+    """
+    auth = config.auth
+    users = None
+    if auth.jaas_file is not None:
+        sections = jaas.load(auth.jaas_file)
+        modules = sections.get(auth.sasl_server_config)
+        if modules is not None:
+            users = users_of_section(modules, auth.sasl_server_config)
+        elif enforcement.is_sasl_required:
+            raise AuthConfigError(
+                f"{auth.jaas_file}: no section {auth.sasl_server_config}, but SASL is required of every client"
+            )
+    settings = SaslSettings(
+        users=users,
+        fips_mode=config.fips_mode,
+        super_users=auth.sasl_super_users,
+        super_password=auth.sasl_super_password,
+        allow_failed_clients=auth.allow_sasl_failed_clients,
+    )
+    return SaslPolicy(settings, os.urandom, is_required=enforcement.is_sasl_required)
+
+
+def providers(config: ServerConfig, read_key: Callable[[], bytes | None]) -> ProviderRegistry:
+    """All schemes of this server; `read_key` gives the data of ``/key`` to the sample provider."""
+    return ProviderRegistry.from_config(auth_settings(config), read_key)
+
+
+def tls_settings(config: ServerConfig) -> TlsSettings:
+    """TLS of the secure client port."""
+    from zkpy.net.tls import StoreSettings, TlsSettings
+
+    tls = config.tls
+    return TlsSettings(
+        key_store=StoreSettings(
+            "ssl.keyStore",
+            tls.key_store_location or "",
+            tls.key_store_password or "",
+            tls.key_store_password_path or "",
+            tls.key_store_type,
+        ),
+        trust_store=StoreSettings(
+            "ssl.trustStore",
+            tls.trust_store_location or "",
+            tls.trust_store_password or "",
+            tls.trust_store_password_path or "",
+            tls.trust_store_type,
+        ),
+        protocol=tls.protocol or "",
+        enabled_protocols=",".join(tls.enabled_protocols),
+        ciphersuites=",".join(tls.ciphersuites),
+        client_auth=tls.client_auth,
+        hostname_verification=tls.hostname_verification,
+        client_hostname_verification=tls.client_hostname_verification,
+    )
