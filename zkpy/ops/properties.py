@@ -60,6 +60,8 @@ def _logical_lines(text: str) -> list[tuple[int, str]]:
         joined += line
         if _ends_in_continuation(line):
             joined = joined[:-1]
+            if not joined:  # nothing to continue: what follows is a line of its own, perhaps a comment
+                first = 0
             continue
         lines.append((first, joined))
         first, joined = 0, ""

@@ -65,6 +65,10 @@ def test_a_comment_is_never_continued_but_a_continuation_may_look_like_one() -> 
     assert values(b"# note \\\na=1\\\n#2\n") == {"a": "1#2"}
 
 
+def test_a_backslash_alone_continues_nothing() -> None:
+    assert values(b"\\\n# note\n\\\n\na=b\n  \\\n") == {"a": "b"}
+
+
 def test_a_backslash_at_the_very_end_is_dropped() -> None:
     assert values(b"a=b\\") == {"a": "b"}
 
