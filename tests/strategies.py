@@ -57,22 +57,22 @@ def instances(draw: st.DrawFn, record: Record) -> Any:
     return class_of(record)(*arguments)
 
 
-def sample(kind: Construct) -> Any:
-    """One value with nothing null, empty or absent, so that every field has bytes that can be damaged."""
+def sample(kind: Construct, *, other: bool = False) -> Any:
+    """One value with nothing null, empty or absent, so that every field has bytes that can be damaged; or another."""
     if kind is Int or kind is Long:
-        return 7
+        return 8 if other else 7
     if kind is Boolean:
-        return True
+        return not other
     if kind is Buffer:
-        return b"xyz"
+        return b"uvw" if other else b"xyz"
     if kind is Ustring:
-        return "ab"
+        return "cd" if other else "ab"
     if isinstance(kind, Vector):
-        return [sample(kind.item), sample(kind.item)]
+        return [sample(kind.item, other=other), sample(kind.item)]
     if isinstance(kind, Trailing):
-        return sample(kind.field)
+        return sample(kind.field, other=other)
     assert isinstance(kind, Record)
-    return class_of(kind)(*(sample(field) for _, field in fields_of(kind)))
+    return class_of(kind)(*(sample(field, other=other) for _, field in fields_of(kind)))
 
 
 def to_construct(kind: Construct, value: Any) -> Any:
