@@ -19,7 +19,7 @@ Where things are (all frozen; build variants with ``dataclasses.replace`` or ``c
 * ``ServerConfig.ensemble`` ``EnsembleConfig``: what only matters to several servers, and ``membership``
 
 Invariants: directories are absolute; ``min_session_timeout_ms <= max_session_timeout_ms``; a port is None when there is
-none, except that the form ``zkpy server 0 DIR`` asks for any free port with 0; ``system_properties`` holds the
+none, and 0 when any free port is asked for; ``system_properties`` holds the
 properties of all sources under their full names.
 """
 
@@ -245,7 +245,9 @@ class EnsembleConfig:
         "localSessionsUpgradingEnabled", values.strict_boolean, False, is_effective=False
     )
     sync_enabled: bool = _static("syncEnabled", values.strict_boolean, True, is_effective=False)
-    observer_master_port: int | None = _static("observerMasterPort", values.port, None, is_effective=False)
+    observer_master_port: int = _static(
+        "observerMasterPort", values.integer, 0, is_effective=False
+    )  # 0 = off
     multi_address_enabled: bool = _static(
         "multiAddress.enabled", values.strict_boolean, False, is_effective=False
     )
@@ -467,13 +469,8 @@ def _from_positional(positional: Sequence[str], properties: Mapping[str, _Settin
         raise ConfigError(f"{positional[4]}: expected at most clientPort dataDir tickTime maxClientCnxns")
     names = ("clientPort", "dataDir", "tickTime", "maxClientCnxns")
     settings = {"maxClientCnxns": "0", **dict(zip(names, positional, strict=False))}
-    try:
-        any_port = values.port(settings["clientPort"]) is None
-    except ValueError as error:
-        raise ConfigError(f"command line: clientPort={settings['clientPort']}: {error}") from None
     static = {name: _Setting(value, "command line") for name, value in settings.items()}
-    loader = _Loader(b"", None, properties, static)
-    return loader.config(client_port=0) if any_port else loader.config()
+    return _Loader(b"", None, properties, static).config()
 
 
 def _jvm_flags(flags: Sequence[str], where: str) -> dict[str, _Setting]:
@@ -524,7 +521,7 @@ class _Loader:
         for key, (value, line) in _parse_file(content, name).items():
             self._add(key, _Setting(value, f"{name}:{line}"))
 
-    def config(self, **overrides: object) -> ServerConfig:
+    def config(self) -> ServerConfig:
         self._notice_keys_without_effect()
         sections = {name: self._values_of(cls) for name, cls in _SECTIONS.items()}
         top = self._values_of(ServerConfig)
@@ -535,7 +532,7 @@ class _Loader:
         self._complete_ensemble(sections["ensemble"], top)
         if top["readonlymode_enabled"] and top["four_letter_words"] != "*":
             top["four_letter_words"] |= {"isro"}
-        top |= {name: cls(**sections[name]) for name, cls in _SECTIONS.items()} | overrides
+        top |= {name: cls(**sections[name]) for name, cls in _SECTIONS.items()}
         return ServerConfig(
             **top,
             config_file=self._file,
@@ -693,7 +690,7 @@ class _Loader:
             self._check_distributed(ensemble, server_id)
             raise self._refusal(
                 "server.N",
-                f"{len(membership.participants)} voting members and standaloneEnabled="
+                f"{len(membership.participants)} participant(s) with standaloneEnabled="
                 f"{str(ensemble['standalone_enabled']).lower()} ask for an ensemble; this version runs standalone only",
             )
         if membership.participants:

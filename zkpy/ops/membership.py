@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PREFIXES = ("server.", "group.", "weight.")
 _SERVER_FORM = (
     "expected host:quorumPort:electionPort[:participant|observer], several addresses joined by '|', "
-    "and optionally ;[host:]clientPort[;[host:]secureClientPort]"
+    "and optionally ;[host:]clientPort"
 )
 
 
@@ -51,7 +51,6 @@ class Member:
     addresses: tuple[MemberAddress, ...]
     is_observer: bool = False
     client: ClientAddress | None = None
-    secure_client: ClientAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def parse_membership(lines: Mapping[str, str], version: int = 0) -> Membership:
     membership = Membership(
         dict(sorted(servers.items())), dict(sorted(groups.items())), dict(sorted(weights.items())), version
     )
-    if groups:
+    if groups or weights:
         _check_groups(membership)
     return membership
 
@@ -120,23 +119,20 @@ def _check_groups(membership: Membership) -> None:
     for server_id in membership.participants:
         if server_id not in group_of:
             raise MembershipError(
-                f"server.{server_id}", "groups are used, and this server is in none of them"
+                f"server.{server_id}", "with group or weight lines every participant must be in a group"
             )
 
 
 def _member(server_id: int, value: str) -> Member:
-    parts = [part.strip() for part in value.split(";")]
-    if len(parts) > 3:
-        raise ValueError(_SERVER_FORM)
-    parsed = [_address(part) for part in parts[0].split("|")]
+    addresses, semicolon, client = value.partition(";")
+    parsed = [_address(part.strip()) for part in addresses.split("|")]
     if len({is_observer for _, is_observer in parsed}) > 1:
         raise ValueError("expected the same role, participant or observer, at every address")
     return Member(
         server_id,
         tuple(address for address, _ in parsed),
         is_observer=parsed[0][1],
-        client=_client_address(parts[1]) if len(parts) > 1 else None,
-        secure_client=_client_address(parts[2]) if len(parts) > 2 else None,
+        client=_client_address(client.strip()) if semicolon else None,
     )
 
 
@@ -153,12 +149,10 @@ def _address(value: str) -> tuple[MemberAddress, bool]:
     return address, role == "observer"
 
 
-def _client_address(value: str) -> ClientAddress | None:
-    """``port`` or ``host:port``; nothing between two semicolons means that there is no such port."""
-    if not value:
-        return None
+def _client_address(value: str) -> ClientAddress:
+    """``port`` or ``host:port``."""
     parts = _split_host(value)
-    if len(parts) > 2:
+    if len(parts) > 2 or ";" in value:
         raise ValueError(_SERVER_FORM)
     return ClientAddress(parts[0] if len(parts) == 2 else "0.0.0.0", _port(parts[-1]))  # noqa: S104  Apache's default
 

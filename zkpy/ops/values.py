@@ -74,12 +74,12 @@ def fraction(value: str) -> float:
     return float(value)
 
 
-def port(value: str) -> int | None:
-    """A TCP port; 0 stands for "not set", as in Apache."""
+def port(value: str) -> int:
+    """A TCP port to listen on; 0 asks for any free one."""
     number = _decimal(value, INT_MIN, INT_MAX)
     if not 0 <= number <= 65535:
-        raise ValueError("expected a port between 1 and 65535")
-    return number or None
+        raise ValueError("expected a port between 0 and 65535")
+    return number
 
 
 def names(value: str) -> tuple[str, ...]:

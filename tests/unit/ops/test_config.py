@@ -73,9 +73,9 @@ def test_the_short_form_has_defaults_of_its_own(tmp_path: Path) -> None:
     assert (config.tick_time_ms, config.max_client_cnxns) == (500, 7)
 
 
-def test_port_0_of_the_short_form_asks_for_any_port_but_in_a_file_for_none(tmp_path: Path) -> None:
+def test_port_0_asks_for_any_free_port(tmp_path: Path) -> None:
     assert load_config(["0", str(tmp_path)], {}).client_port == 0
-    assert minimal("clientPort=0").client_port is None
+    assert minimal("clientPort=0").client_port == 0
 
 
 # ------------------------------------------------------------------------------------------------------- sources
@@ -301,7 +301,7 @@ def test_no_key_is_listed_twice() -> None:
         ("tickTime=2s", "zoo.cfg:2: tickTime=2s: expected a whole number"),
         ("tickTime=0", "zoo.cfg:2: tickTime=0: expected a number of milliseconds above 0"),
         ("tickTime=", "zoo.cfg:2: tickTime=: expected a whole number"),
-        ("clientPort=70000", "zoo.cfg:2: clientPort=70000: expected a port between 1 and 65535"),
+        ("clientPort=70000", "zoo.cfg:2: clientPort=70000: expected a port between 0 and 65535"),
         ("snapCount=many", "zoo.cfg:2: snapCount=many: expected a whole number"),
         ("standaloneEnabled=yes", "zoo.cfg:2: standaloneEnabled=yes: expected true or false"),
         ("jvm.pause.monitor=1", "zoo.cfg:2: jvm.pause.monitor=1: expected true or false"),

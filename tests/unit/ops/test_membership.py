@@ -29,17 +29,8 @@ def member(value: str) -> Member:
             Member(1, (MemberAddress("zk", 2888, 3888),), client=ClientAddress("0.0.0.0", 2181)),
         ),
         (
-            "zk:2888:3888 ; 10.0.0.1:2181 ; 2281",
-            Member(
-                1,
-                (MemberAddress("zk", 2888, 3888),),
-                client=ClientAddress("10.0.0.1", 2181),
-                secure_client=ClientAddress("0.0.0.0", 2281),
-            ),
-        ),
-        (
-            "zk:2888:3888;;2281",
-            Member(1, (MemberAddress("zk", 2888, 3888),), secure_client=ClientAddress("0.0.0.0", 2281)),
+            "zk:2888:3888 ; 10.0.0.1:2181",
+            Member(1, (MemberAddress("zk", 2888, 3888),), client=ClientAddress("10.0.0.1", 2181)),
         ),
         (
             "[::1]:2888:3888|zk:2889:3889;[fe80::1]:2181",
@@ -62,7 +53,8 @@ def test_a_server_line_becomes_a_member(value: str, expected: Member) -> None:
         ("zk:2888", "expected host:quorumPort:electionPort"),
         (":2888:3888", "expected host:quorumPort:electionPort"),
         ("zk:1:2:observer:x", "expected host:quorumPort:electionPort"),
-        ("zk:1:2;3;4;5", "expected host:quorumPort:electionPort"),
+        ("zk:1:2;3;4", "expected host:quorumPort:electionPort"),
+        ("zk:1:2;", "expected a whole number, not ''"),
         ("zk:1:2;a:b:3", "expected host:quorumPort:electionPort"),
         ("[::1:2888:3888", "expected host:quorumPort:electionPort"),
         ("[::1]2888:3888", "expected host:quorumPort:electionPort"),
@@ -100,9 +92,10 @@ def test_groups_and_weights_are_read() -> None:
 @pytest.mark.parametrize(
     ("lines", "key", "reason"),
     [
-        ({"group.1": "1:2"}, "server.3", "in none of them"),
+        ({"group.1": "1:2"}, "server.3", "every participant must be in a group"),
         ({"group.1": "1:2:3", "group.2": "3"}, "group.2", "already in group 1"),
         ({"group.1": "1:2:3:9"}, "group.1", "there is no server.9"),
+        ({"weight.1": "3"}, "server.1", "every participant must be in a group"),
         ({"group.1": "1,2"}, "group.1", "expected a whole number, not '1,2'"),
         ({"group.a": "1:2"}, "group.a", "expected a number behind 'group'"),
         ({"weight.1": "-1"}, "weight.1", "expected a whole number"),
