@@ -30,6 +30,7 @@ def test_nothing_pipelined_behind_the_connect_is_delivered_before_the_session_st
     assert list(connection.receive(CONNECT + PING[:5])) == [REQUEST]
     assert list(connection.receive(PING[5:] + PING)) == []
     assert list(connection.resume()) == [PING[4:], PING[4:]]
+    assert not connection._held, "what was kept is given back"
 
 
 def test_a_bad_length_behind_the_connect_is_noticed_when_it_would_be_read() -> None:
