@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from construct import Construct, Renamed
 from hypothesis import strategies as st
 
 from zkpy_protocol import records
+from zkpy_protocol.codegen import fields_of
 from zkpy_protocol.schema.primitives import Boolean, Buffer, Int, Long, Record, Trailing, Ustring, Vector
+
+if TYPE_CHECKING:
+    from construct import Construct
 
 INTS = st.integers(-(2**31), 2**31 - 1)
 LONGS = st.integers(-(2**63), 2**63 - 1)
 # Whatever can be encoded: everything but lone surrogates, which decoding never makes.
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
-
-
-def fields_of(record: Record) -> list[tuple[str, Construct]]:
-    return [(field.name, field.subcon if isinstance(field, Renamed) else field) for field in record.subcons]
 
 
 def class_of(record: Record) -> Any:

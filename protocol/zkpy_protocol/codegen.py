@@ -285,7 +285,7 @@ class Encoder:
 
     def record(self, record: Record, value: str, prefix: str) -> None:
         fields = fields_of(record)
-        if value.count(".") and len(fields) > 1:
+        if "." in value and len(fields) > 1:  # one attribute load for all of its fields
             self.out.add(f"{prefix} = {value}")
             value = prefix
         for name, kind in fields:

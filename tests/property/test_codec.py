@@ -10,9 +10,9 @@ from construct import ConstructError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.strategies import INTS, fields_of, from_construct, instances, sample, to_construct
+from tests.strategies import INTS, from_construct, instances, sample, to_construct
 from zkpy_protocol import records
-from zkpy_protocol.codegen import snake
+from zkpy_protocol.codegen import fields_of, snake
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.schema import ALL_RECORDS
 from zkpy_protocol.schema.primitives import Record, Trailing
