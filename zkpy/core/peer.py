@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from zkpy.core.auth import Authenticator
     from zkpy.core.data_tree import DataTree
+    from zkpy.core.pipeline.changes import OutstandingChanges
     from zkpy.core.txn import Txn
     from zkpy_protocol.records import ConnectRequest
 
@@ -194,6 +195,11 @@ class Peer:
         self.unlogged: list[Txn] = []
         self.dirty: list[ClientLink] = []
         self.refuse_writes = False
+
+    @property
+    def changes(self) -> OutstandingChanges:
+        """What the txns in flight will change."""
+        return self._prep.changes
 
     # -- links
 
@@ -358,6 +364,7 @@ class Peer:
 
     def _submit(self, request: Request, wall_ms: int) -> None:
         """Give a write its txn, or its refusal, and its place in the queues."""
+        self.stats.prepared += 1
         op = request.op
         if self.refuse_writes and op != OpCode.CLOSE_SESSION:
             request.err = ErrorCode.SYSTEMERROR

@@ -81,7 +81,6 @@ class CoreStats:
 
     __slots__ = (
         "auth_failed",
-        "close_session_prep_time",
         "commits",
         "connection_drops",
         "connection_requests",
@@ -93,10 +92,7 @@ class CoreStats:
         "max_response_bytes",
         "min_response_bytes",
         "outstanding",
-        "outstanding_changes_queued",
-        "outstanding_changes_removed",
         "prepared",
-        "propagation_latency",
         "proposals",
         "quota_exceeded",
         "read_latency",
@@ -104,6 +100,7 @@ class CoreStats:
         "received",
         "response_bytes",
         "sent",
+        "sessionless_expired",
         "sessions_expired",
         "stale_requests_dropped",
         "throttled_ops",
@@ -117,8 +114,6 @@ class CoreStats:
         self.latency = Summary()
         self.read_latency = Percentiles()
         self.update_latency = Percentiles()
-        self.propagation_latency = Percentiles()
-        self.close_session_prep_time = Percentiles()
         self.watchers_told = {
             EventType.NODE_CREATED: Summary(),
             EventType.NODE_DELETED: Summary(),
@@ -130,19 +125,14 @@ class CoreStats:
         self.write_per_namespace: dict[str, Summary] = {}
         self.outstanding = 0
         self.auth_failed = 0
-        self.last_response_bytes = -1
-        self.min_response_bytes = -1
-        self.max_response_bytes = -1
         self.reset_counters()
 
     def reset_counters(self) -> None:
-        """What the ``srst`` command sets back: everything but gauges and response sizes."""
+        """What the ``srst`` command sets back: everything but what is outstanding and failed authentications."""
         self.latency.reset()
         for summary in (
             self.read_latency,
             self.update_latency,
-            self.propagation_latency,
-            self.close_session_prep_time,
             *self.watchers_told.values(),
         ):
             summary.reset()
@@ -159,9 +149,11 @@ class CoreStats:
         self.connection_revalidations = 0
         self.connections_rejected = 0
         self.large_requests_rejected = 0
-        self.outstanding_changes_queued = 0
-        self.outstanding_changes_removed = 0
         self.response_bytes = 0
+        self.last_response_bytes = -1
+        self.min_response_bytes = -1
+        self.max_response_bytes = -1
+        self.sessionless_expired = 0
         self.sessions_expired = 0
         self.stale_requests_dropped = 0
         self.throttled_ops = 0

@@ -34,7 +34,6 @@ SEND_BUFFER_MAX = 16 << 20
 """Bytes that may wait in a socket's buffer for a client that does not read; events alone can bring it there."""
 
 _MASK_WORD = b"stmk"
-_MASK_BYTES = 8
 
 
 class Driver(Protocol):
@@ -56,7 +55,7 @@ class Driver(Protocol):
         """Log that a connection was refused or cut off."""
 
     def four_letter_word(self, word: bytes, argument: bytes) -> bytes | None:
-        """The answer to an operator's command; None closes without one."""
+        """The answer to an operator's command; None closes without one, ``stmk`` waits for the rest of its mask."""
 
 
 class PortOptions:
@@ -133,20 +132,12 @@ class ClientPort:
             else:
                 del self._per_host[host]
 
-    def close_silent(self, now_ms: int) -> int:
-        """Close sockets that never finished their connect, or were silent beyond their session's timeout.
-
-        Returns:
-            how many were closed without ever having had a session.
-        """
-        sessionless = 0
-        limit = self.options.sessionless_timeout_ms
+    def close_silent(self, now_ms: int) -> None:
+        """Close sockets that never finished their connect, or were silent beyond their session's timeout."""
         for connection in list(self.connections):
-            allowed = limit if connection.link.state == CONNECTING else connection.link.timeout_ms + limit
-            if now_ms - connection.last_read_ms > allowed:
-                sessionless += connection.link.session_id == 0
+            if now_ms > connection.silent_deadline_ms():
+                self.driver.peer.stats.sessionless_expired += connection.link.session_id == 0
                 connection.abort()
-        return sessionless
 
     def close_all(self) -> None:
         """Close every connection without another byte."""
@@ -298,26 +289,23 @@ class ClientConnection(asyncio.Protocol):
         self._update_reading()
 
     def _command(self, word: FourLetterWord) -> None:
-        driver = self._port.driver
-        driver.peer.stats.received += 1
-        if word.word == _MASK_WORD and len(word.trailing) < _MASK_BYTES:
-            self._mask = bytearray(word.trailing)
-            return
+        self._port.driver.peer.stats.received += 1
+        self.link.received += 1
+        self.link.state = DROPPED  # no client's any more, which is how its own answer lists it
         self._answer(word.word, word.trailing)
 
     def _receive_mask(self, data: bytes) -> None:
         assert self._mask is not None
         self._mask += data
-        if len(self._mask) >= _MASK_BYTES:
-            argument = bytes(self._mask)
-            self._mask = bytearray()
-            self._answer(_MASK_WORD, argument)
+        self._answer(_MASK_WORD, bytes(self._mask))
 
     def _answer(self, word: bytes, argument: bytes) -> None:
         answer = self._port.driver.four_letter_word(word, argument)
+        if answer is None and word == _MASK_WORD:
+            self._mask = bytearray(argument)  # it is still on its way
+            return
         if answer:
             self._transport.write(answer)
-        self.link.state = DROPPED
         self._transport.close()
 
     def _refuse(self, reason: str) -> None:
@@ -369,6 +357,26 @@ class ClientConnection(asyncio.Protocol):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
+
+    # -- what others may know
+
+    def silent_deadline_ms(self) -> int:
+        """When the socket is closed unless something is heard on it."""
+        limit = self._port.options.sessionless_timeout_ms
+        allowed = limit if self.link.state == CONNECTING else self.link.timeout_ms + limit
+        return self.last_read_ms + allowed
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether requests are taken at the moment."""
+        return not self._reading_paused
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the socket could not take all that was written to it."""
+        return self._transport.get_write_buffer_size() > 0
+
+    # -- the end
 
     def abort(self) -> None:
         """Close now; what is not sent yet is lost."""

@@ -30,17 +30,19 @@ if TYPE_CHECKING:
 class LogStats:
     """What the log stage counts; ms unless said otherwise."""
 
-    __slots__ = ("batch_size", "slow_syncs", "sync_ms")
+    __slots__ = ("batch_size", "queue_size", "slow_syncs", "sync_ms")
 
     def __init__(self) -> None:
         self.sync_ms = Percentiles()
         self.batch_size = Summary()
+        self.queue_size = Summary()
         self.slow_syncs = 0
 
     def reset(self) -> None:
         """The ``srst`` command."""
         self.sync_ms.reset()
         self.batch_size.reset()
+        self.queue_size.reset()
         self.slow_syncs = 0
 
 
@@ -193,6 +195,7 @@ class Driver:
             self._submit()
 
     def _submit(self) -> None:
+        self.log_stats.queue_size.add(len(self.peer.unlogged))
         txns = self.peer.take_unlogged(self._options.max_batch_size)
         entries = [encode_entry(txn.payload) for txn in txns]
         self._txns_since_roll += len(entries)

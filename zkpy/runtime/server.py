@@ -24,6 +24,7 @@ from zkpy.core.owners import OwnerRules
 from zkpy.core.peer import Peer
 from zkpy.net.client_server import ClientConnection, ClientPort
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
+from zkpy.ops.report import ServerView
 from zkpy.runtime import clock, wiring
 from zkpy.runtime.driver import Driver
 from zkpy.runtime.snapshots import SnapshotWriter
@@ -224,7 +225,8 @@ class Server:
             on_snapshot_due=self._start_snapshot,
             on_fatal=self._fail,
         )
-        self._words = FourLetterWords(self)
+        self._view = ServerView(config, self._peer, self._driver, self._ports, self._started_ms)
+        self._words = FourLetterWords(self._view)
 
     def _read_key(self) -> bytes | None:
         node = self._peer.tree.get("/key")
@@ -236,6 +238,7 @@ class Server:
             options = wiring.port_options(config, KNOWN_WORDS, secure=False)
             port = ClientPort(self._driver, options)
             self.port = await self._open(loop, port, config.client_port_address, config.client_port)
+            self._view.client_port = self.port
         if config.secure_client_port is not None:
             from zkpy.net.tls import ServerTls, TlsError
 
@@ -252,6 +255,7 @@ class Server:
             port = ClientPort(self._driver, options, tls, provider)
             address = config.secure_client_port_address
             self.secure_port = await self._open(loop, port, address, config.secure_client_port)
+            self._view.secure_client_port = self.secure_port
 
     async def _open(
         self, loop: asyncio.AbstractEventLoop, port: ClientPort, address: str | None, number: int

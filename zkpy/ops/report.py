@@ -1,0 +1,142 @@
+"""What operators' commands look at: one running server, its sizes and its version.
+
+The owner of the server builds a `ServerView` once and keeps its few variable fields up to date; the commands read
+everything else where it lives. Nothing here decides or formats anything.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import zkpy
+from zkpy.core.stats import Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zkpy.core.peer import Peer
+    from zkpy.net.client_server import ClientConnection, ClientPort
+    from zkpy.ops.config import ServerConfig
+    from zkpy.runtime.driver import Driver
+
+COMPATIBLE_VERSION = "3.9.5"
+"""The Apache release whose behaviour this is; clients and suites read it to decide what a server can do."""
+
+
+class StorageStats:
+    """What happened to files outside the log stage; ms unless said otherwise.
+
+    Attributes:
+        db_init_ms: recovery as a whole.
+        snap_load_ms: reading the snapshot.
+        txns_load_ms: replaying the log.
+        txns_loaded: how many txns that were.
+        snapshot_ms: writing one snapshot.
+    """
+
+    __slots__ = ("db_init_ms", "snap_load_ms", "snapshot_ms", "txns_load_ms", "txns_loaded")
+
+    def __init__(self) -> None:
+        self.db_init_ms = Summary()
+        self.snap_load_ms = Summary()
+        self.txns_load_ms = Summary()
+        self.txns_loaded = Summary()
+        self.snapshot_ms = Summary()
+
+    def reset(self) -> None:
+        """The ``srst`` command."""
+        for summary in (
+            self.db_init_ms,
+            self.snap_load_ms,
+            self.txns_load_ms,
+            self.txns_loaded,
+            self.snapshot_ms,
+        ):
+            summary.reset()
+
+
+class ServerView:
+    """A running server as its operators may see it.
+
+    Attributes:
+        ports: the client ports; the owner may add to this list while it starts.
+        client_port: number of the plain port in use, None without one; set when it is open.
+        secure_client_port: the same of the TLS port.
+        is_serving: whether clients are served; most commands only say so when they are not.
+        started_ms: when the server started, on the monotonic clock.
+        version: as ``srvr``, ``stat``, ``envi`` and ``mntr`` show it.
+    """
+
+    __slots__ = (
+        "client_port",
+        "config",
+        "driver",
+        "is_serving",
+        "peer",
+        "ports",
+        "secure_client_port",
+        "started_ms",
+        "storage_stats",
+        "version",
+    )
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        peer: Peer,
+        driver: Driver,
+        ports: Sequence[ClientPort],
+        started_ms: int,
+        storage_stats: StorageStats | None = None,
+    ) -> None:
+        self.config = config
+        self.peer = peer
+        self.driver = driver
+        self.ports = ports
+        self.started_ms = started_ms
+        self.storage_stats = storage_stats or StorageStats()
+        self.client_port = config.client_port
+        self.secure_client_port = config.secure_client_port
+        self.is_serving = True
+        self.version = full_version()
+
+    def connections(self) -> list[ClientConnection]:
+        """All open connections in the order in which they came, port by port."""
+        return [connection for port in self.ports for connection in port.connections]
+
+    @property
+    def snap_dir(self) -> str:
+        """Where the snapshots are."""
+        return f"{self.config.data_dir}/version-2"
+
+    @property
+    def log_dir(self) -> str:
+        """Where the txn logs are."""
+        return f"{self.config.data_log_dir}/version-2"
+
+
+def full_version() -> str:
+    """Version of this copy in Apache's form; it counts as built when its files were written."""
+    assert zkpy.__file__ is not None
+    built = time.gmtime(Path(zkpy.__file__).stat().st_mtime)
+    return (
+        f"{COMPATIBLE_VERSION}-zkpy.{zkpy.__version__}, built on {time.strftime('%Y-%m-%d %H:%M UTC', built)}"
+    )
+
+
+def directory_size(path: str) -> int:
+    """Bytes of all files below `path` as their lengths say; what vanishes meanwhile counts nothing."""
+    size = 0
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    size += directory_size(entry.path)
+                else:
+                    size += entry.stat().st_size
+    except FileNotFoundError:
+        return size
+    return size
