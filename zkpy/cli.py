@@ -89,9 +89,8 @@ def _server(arguments: Sequence[str]) -> int:
         config = load_config(arguments, os.environ)
     except ConfigError as error:
         return _refuse(str(error))
-    from importlib import import_module
+    from zkpy.server import run
 
-    run: Callable[[ServerConfig], int] = import_module("zkpy.runtime.server").run
     return run_configured(config, run)
 
 

@@ -252,7 +252,7 @@ class ClientConnection(asyncio.Protocol):
             elif isinstance(events[0], ConnectRequest):
                 self._connect(events[0], now)
             else:
-                self._command(cast("FourLetterWord", events[0]))
+                self._command(events[0])
                 return
             driver.after_input()
         if self._input.error is not None:
@@ -282,11 +282,15 @@ class ClientConnection(asyncio.Protocol):
                 return
             if driver.peer.must_wait(link):
                 break
-            self.flush()  # the replies so far; asks for more room, or is paused by it
-            if self._paused_by_socket:
+            if not self._make_room():
                 break
         self._backlog = frames[taken:]
         self._update_reading()
+
+    def _make_room(self) -> bool:
+        """Send the replies so far; False when the socket takes no more for now."""
+        self.flush()
+        return not self._paused_by_socket
 
     def _command(self, word: FourLetterWord) -> None:
         self._port.driver.peer.stats.received += 1

@@ -7,10 +7,10 @@ Reads never validate paths: any string is looked up, the empty one is the root (
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zkpy.core.errors import KeeperError
-from zkpy.core.pipeline.multi import error_result, result, result_list
+from zkpy.core.pipeline.multi import READ_OPS, error_result, result, result_list
 from zkpy.core.watch_manager import STANDARD
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.multi import iter_multi_request
@@ -209,23 +209,23 @@ class ReadStage:
             owned = [path for path in owned if path.startswith(prefix)]
         return encode_get_ephemerals_response(GetEphemeralsResponse([*owned]))
 
-    def _multi_read(self, _link: ClientLink, _xid: int, frame: bytes, ids: Ids) -> bytes:
-        results = []
-        for type_, op in list(iter_multi_request(frame, HEADER_BYTES)):
-            if type_ not in (OpCode.GET_DATA, OpCode.GET_CHILDREN):
-                raise DecodeError("a write in a multiRead")
+    def _multi_read(self, link: ClientLink, xid: int, frame: bytes, ids: Ids) -> bytes | None:
+        results: list[bytes] = []
+        for type_, op in _read_ops(frame):
+            if type_ not in READ_OPS or op.path is None:
+                # Compat: an unexpected error, but the results so far go out with it.
+                self._reply(link, xid, ErrorCode.MARSHALLINGERROR, result_list(results))
+                return None
             try:
                 node = self._readable(op.path, ids)
             except KeeperError as error:
-                if error.code == ErrorCode.MARSHALLINGERROR:
-                    raise
                 results.append(error_result(error.code))
                 continue
             if type_ == OpCode.GET_DATA:
                 data = node.data
                 body = (_INT(-1) if data is None else _INT(len(data)) + data) + self._tree.stat(node)
             else:
-                names = self._tree.child_names(_text(op.path), node)
+                names = self._tree.child_names(op.path, node)
                 body = encode_get_children_response(GetChildrenResponse([*names]))
             results.append(result(type_, body))
         return result_list(results)
@@ -313,6 +313,18 @@ def _text(path: str | None) -> str:
     if path is None:
         raise KeeperError(ErrorCode.MARSHALLINGERROR)
     return path
+
+
+def _read_ops(frame: bytes) -> list[tuple[int, Any]]:
+    """All operations of a multiRead.
+
+    Raises:
+        DecodeError: one cannot be read, or reads and writes are mixed.
+    """
+    ops = list(iter_multi_request(frame, HEADER_BYTES))
+    if len({type_ in READ_OPS for type_, _ in ops}) > 1:
+        raise DecodeError("reads and writes in one multi")
+    return ops
 
 
 def _paths(items: list[str | None] | None) -> list[str]:

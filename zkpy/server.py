@@ -1,4 +1,4 @@
-"""A server from start to end: recover, listen, serve, shut down.
+"""A server from start to end: recover, listen, serve, shut down. The one place that knows all parts.
 
 Order of a start: data directory locked, tree recovered, orphaned ephemerals dropped, snapshot if the state on
 disk needs one before it may be logged upon, log opened, ports open. Order of a stop: ports closed, clients
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from zkpy import wiring
 from zkpy.auth.authenticator import LinkAuthenticator
 from zkpy.auth.jaas import JaasError
 from zkpy.auth.providers import AuthConfigError, AuthEnforcement
@@ -25,7 +26,7 @@ from zkpy.core.peer import Peer
 from zkpy.net.client_server import ClientConnection, ClientPort
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
 from zkpy.ops.report import ServerView
-from zkpy.runtime import clock, wiring
+from zkpy.runtime import clock
 from zkpy.runtime.driver import Driver
 from zkpy.runtime.snapshots import SnapshotWriter
 from zkpy.storage.data_dir import DataDir
