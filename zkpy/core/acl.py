@@ -167,27 +167,33 @@ class AccessRules:
         """The list to store: duplicates dropped, ``auth`` replaced by the caller's ids.
 
         Raises:
-            KeeperError: INVALIDACL.
+            KeeperError: INVALIDACL; MARSHALLINGERROR for a null id.
         """
         if not requested:
             raise KeeperError(ErrorCode.INVALIDACL)
         fixed: list[ACL] = []
         seen: list[ACL] = []
         for entry in requested:
-            if entry in seen:
+            if any(_same(entry, other) for other in seen):
                 continue
             seen.append(entry)
-            scheme = entry.id.scheme
-            if scheme == "world" and entry.id.id == "anyone":
-                fixed.append(entry)
-            elif scheme == "auth":
-                fixed.extend(self._expand(entry.perms, ids))
-            else:
-                provider = None if scheme is None else self._providers.get(scheme)
-                if provider is None or entry.id.id is None or not provider.is_valid(entry.id.id):
-                    raise KeeperError(ErrorCode.INVALIDACL)
-                fixed.append(entry)
+            fixed.extend(self._fixed(entry, ids))
         return fixed
+
+    def _fixed(self, entry: ACL, ids: Iterable[Id]) -> list[ACL]:
+        scheme = entry.id.scheme
+        acl_id = entry.id.id
+        if scheme == "auth":
+            return self._expand(entry.perms, ids)
+        provider = None if scheme is None else self._providers.get(scheme)
+        if acl_id is None and (scheme == "world" or provider is not None):
+            # Compat: Apache runs into the null, which ends as an unexpected error.
+            raise KeeperError(ErrorCode.MARSHALLINGERROR)
+        if scheme == "world" and acl_id == "anyone":
+            return [entry]
+        if provider is None or acl_id is None or not provider.is_valid(acl_id):
+            raise KeeperError(ErrorCode.INVALIDACL)
+        return [entry]
 
     def user_name(self, caller: Id) -> str:
         """How whoAmI shows an id; empty when its scheme has no provider (``super``)."""
@@ -203,3 +209,16 @@ class AccessRules:
         if not expanded:
             raise KeeperError(ErrorCode.INVALIDACL)
         return expanded
+
+
+def _same(entry: ACL, other: ACL) -> bool:
+    """Whether two entries are equal. Compat: Apache compares field by field and runs into a null, if it gets there."""
+    if entry.perms != other.perms:
+        return False
+    if entry.id.scheme is None:
+        raise KeeperError(ErrorCode.MARSHALLINGERROR)
+    if entry.id.scheme != other.id.scheme:
+        return False
+    if entry.id.id is None:
+        raise KeeperError(ErrorCode.MARSHALLINGERROR)
+    return entry.id.id == other.id.id

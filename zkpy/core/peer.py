@@ -239,14 +239,13 @@ class Peer:
         valid = password == session_password(session_id)
         if valid and self.sessions.touch(session_id, link.timeout_ms, mono_ms):
             open_session(link)
-            self.stats.sent += 1
-            link.sent += 1
         else:
             refuse_session(link)
+        self._note_sent(link)
 
     def disconnected(self, link: ClientLink) -> None:
         """The socket of a link is gone; its session lives on."""
-        if link.state != DROPPED:
+        if link.state < CLOSE_AFTER_FLUSH:
             self.stats.connection_drops += 1
         link.state = DROPPED
         link.out.clear()
@@ -325,9 +324,11 @@ class Peer:
         if op == OpCode.CREATE_SESSION:
             # Compat: Apache runs a txn for it; all the client sees is its own ConnectResponse again.
             link.send(connect_frame(link))
+            self._note_sent(link)
             return True
         if op not in WRITE_OPS:
             link.send(reply_frame(xid, _UNIMPLEMENTED_ZXID, ErrorCode.UNIMPLEMENTED, b""))
+            self._note_sent(link)
             link.close_after_flush()
             return False
         self._submit(Request(link, link.session_id, xid, op, frame, link.ids, mono_ms), wall_ms)
@@ -341,8 +342,7 @@ class Peer:
             self.stats.auth_failed += 1
         if outcome.answered:
             link.send(reply_frame(xid, _AUTH_ZXID, outcome.err, outcome.body))
-            self.stats.sent += 1
-            link.sent += 1
+            self._note_sent(link)
         if outcome.close:
             link.close_after_flush()
             return False
@@ -353,8 +353,13 @@ class Peer:
         if self._auth.satisfied_by(link.ids):
             return True
         link.send(reply_frame(xid, _AUTH_ZXID, ErrorCode.SESSIONCLOSEDREQUIRESASLAUTH, b""))
+        self._note_sent(link)
         link.close_after_flush()
         return False
+
+    def _note_sent(self, link: ClientLink) -> None:
+        self.stats.sent += 1
+        link.sent += 1
 
     def _queue(self, request: Request) -> None:
         link = request.link

@@ -10,19 +10,25 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from zkpy_protocol.opcodes import EventType, KeeperState, Perms, WatcherType
+from zkpy.core.errors import KeeperError
+from zkpy_protocol.opcodes import ErrorCode, EventType, KeeperState, Perms, WatcherType
+from zkpy_protocol.records import SetWatches2
+from zkpy_protocol.text import encode_as_java
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from zkpy.core.acl import AccessRules, AclList
     from zkpy.core.data_tree import Change, DataTree
     from zkpy.core.link import ClientLink
     from zkpy.core.stats import CoreStats
+    from zkpy_protocol.records import SetWatches
 
 STANDARD = 1
 PERSISTENT = 2
 RECURSIVE = 4
+NULL_PATH = "\0"
+"""Stand-in for a null path, which Apache takes for a persistent watch that never fires. No node is called so."""
 ANY_MODE = STANDARD | PERSISTENT | RECURSIVE
 
 _EVENT = struct.Struct(">iiqiiii").pack
@@ -180,19 +186,14 @@ class WatchManager:
             self.data.add(path, link, PERSISTENT)
             self.child.add(path, link, PERSISTENT)
 
-    def rearm(
-        self,
-        tree: DataTree,
-        link: ClientLink,
-        relative_zxid: int,
-        data: Iterable[str],
-        exist: Iterable[str],
-        child: Iterable[str],
-        persistent: Iterable[str],
-        recursive: Iterable[str],
-    ) -> None:
-        """SetWatches and setWatches2: set again what the client had, tell it at once what it has missed."""
-        for path in data:
+    def rearm(self, tree: DataTree, link: ClientLink, request: SetWatches | SetWatches2) -> None:
+        """SetWatches and setWatches2: set again what the client had, tell it at once what it has missed.
+
+        Raises:
+            KeeperError: MARSHALLINGERROR for a null list or path. Compat: what stands before it has happened.
+        """
+        relative_zxid = request.relative_zxid
+        for path in _listed(request.data_watches):
             node = tree.get(path)
             if node is None:
                 self._catch_up(link, EventType.NODE_DELETED, path)
@@ -200,12 +201,12 @@ class WatchManager:
                 self._catch_up(link, EventType.NODE_DATA_CHANGED, path)
             else:
                 self.data.add(path, link, STANDARD)
-        for path in exist:
+        for path in _listed(request.exist_watches):
             if tree.get(path) is not None:
                 self._catch_up(link, EventType.NODE_CREATED, path)
             else:
                 self.data.add(path, link, STANDARD)
-        for path in child:
+        for path in _listed(request.child_watches):
             node = tree.get(path)
             if node is None:
                 self._catch_up(link, EventType.NODE_DELETED, path)
@@ -213,10 +214,11 @@ class WatchManager:
                 self._catch_up(link, EventType.NODE_CHILDREN_CHANGED, path)
             else:
                 self.child.add(path, link, STANDARD)
-        for path in persistent:
-            self.add_persistent(path, link, recursive=False)
-        for path in recursive:
-            self.add_persistent(path, link, recursive=True)
+        if isinstance(request, SetWatches2):
+            for path in _listed(request.persistent_watches, null=NULL_PATH):
+                self.add_persistent(path, link, recursive=False)
+            for path in _listed(request.persistent_recursive_watches, null=NULL_PATH):
+                self.add_persistent(path, link, recursive=True)
 
     def _catch_up(self, link: ClientLink, kind: int, path: str) -> None:
         self._send(link, event_frame(kind, path, _CATCH_UP_ZXID))
@@ -255,5 +257,16 @@ class WatchManager:
 
 def event_frame(kind: int, path: str, zxid: int) -> bytes:
     """One notification with its length prefix."""
-    raw = path.encode()
+    raw = encode_as_java(path)
     return _EVENT(_EVENT_FIXED + len(raw), -1, zxid, 0, kind, KeeperState.SYNC_CONNECTED, len(raw)) + raw
+
+
+def _listed(paths: Sequence[str | None] | None, null: str | None = None) -> Iterator[str]:
+    """The paths of a list in a request, up to the first thing that is null and has no stand-in."""
+    if paths is None:
+        raise KeeperError(ErrorCode.MARSHALLINGERROR)
+    for path in paths:
+        found = null if path is None else path
+        if found is None:
+            raise KeeperError(ErrorCode.MARSHALLINGERROR)
+        yield found

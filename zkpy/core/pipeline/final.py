@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from zkpy.core.stats import CoreStats
     from zkpy.core.watch_manager import WatchManager
 
+_COUNTED_WRITES = (
+    OpCode.CREATE,
+    OpCode.CREATE2,
+    OpCode.CREATE_CONTAINER,
+    OpCode.CREATE_TTL,
+    OpCode.DELETE,
+    OpCode.DELETE_CONTAINER,
+    OpCode.SET_DATA,
+)
 _CREATES_WITH_STAT = (OpCode.CREATE2, OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL)
 
 
@@ -56,7 +65,12 @@ class FinalStage:
             self._sessions.commit(txn.client_id, txn.record.time_out)
         elif txn.type == OpCode.CLOSE_SESSION:
             self._sessions.remove(txn.client_id)
-        self._note_write(results, single, txn.record)
+            for path in (txn.record and txn.record.paths2_delete) or ():
+                self._stats.note_write(path, 0)
+        if single is not None:
+            self._note_write(single)
+        for member in results or ():
+            self._note_write(member)
         link = request.link
         if link is None or link.state >= CLOSE_AFTER_FLUSH:
             return
@@ -87,13 +101,13 @@ class FinalStage:
         link.send(reply_frame(xid, self._tree.last_zxid, ErrorCode.OK, body))
         self._stats.note_response(REPLY_HEADER_BYTES + len(body))
 
-    def _note_write(self, results: list[OpResult] | None, single: OpResult | None, record: object) -> None:
-        if single is not None and single.path is not None and not single.err:
-            data = getattr(record, "data", None)
-            self._stats.note_write(single.path, len(data) if data else 0)
-        for member in results or ():
-            if member.path is not None and not member.err:
-                self._stats.note_write(member.path, 0)
+    def _note_write(self, done: OpResult) -> None:
+        if done.type not in _COUNTED_WRITES or done.err:
+            return
+        path = done.path
+        assert path is not None
+        node = self._tree.nodes.get(path)
+        self._stats.note_write(path, len(node.data) if node is not None and node.data else 0)
 
 
 def _single_body(done: OpResult) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zkpy.core.errors import KeeperError
 from zkpy.core.pipeline.multi import READ_OPS, error_result, result, result_list
-from zkpy.core.watch_manager import STANDARD
+from zkpy.core.watch_manager import NULL_PATH, STANDARD
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.multi import iter_multi_request
 from zkpy_protocol.opcodes import AddWatchMode, ErrorCode, OpCode, Perms, WatcherType, Xid
@@ -23,7 +23,6 @@ from zkpy_protocol.records import (
     GetChildrenResponse,
     GetEphemeralsResponse,
     Id,
-    SyncResponse,
     WhoAmIResponse,
     decode_add_watch_request,
     decode_check_watches_request,
@@ -42,9 +41,9 @@ from zkpy_protocol.records import (
     encode_get_all_children_number_response,
     encode_get_children_response,
     encode_get_ephemerals_response,
-    encode_sync_response,
     encode_who_am_i_response,
 )
+from zkpy_protocol.text import encode_as_java
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,7 +192,10 @@ class ReadStage:
 
     def _sync(self, _link: ClientLink, _xid: int, frame: bytes, _ids: Ids) -> bytes:
         request, _ = decode_sync_request(frame, HEADER_BYTES)
-        return encode_sync_response(SyncResponse(request.path))
+        if request.path is None:
+            return _INT(-1)
+        raw = encode_as_java(request.path)
+        return _INT(len(raw)) + raw
 
     def _get_all_children_number(self, _link: ClientLink, _xid: int, frame: bytes, ids: Ids) -> bytes:
         request, _ = decode_get_all_children_number_request(frame, HEADER_BYTES)
@@ -224,9 +226,11 @@ class ReadStage:
             if type_ == OpCode.GET_DATA:
                 data = node.data
                 body = (_INT(-1) if data is None else _INT(len(data)) + data) + self._tree.stat(node)
+                self._stats.note_read(_text(op.path), len(body) - 4)
             else:
                 names = self._tree.child_names(op.path, node)
                 body = encode_get_children_response(GetChildrenResponse([*names]))
+                self._stats.note_read(_text(op.path), _STAT_BYTES + sum(map(len, names)))
             results.append(result(type_, body))
         return result_list(results)
 
@@ -235,49 +239,29 @@ class ReadStage:
         if request.mode not in (AddWatchMode.PERSISTENT, AddWatchMode.PERSISTENT_RECURSIVE):
             raise KeeperError(ErrorCode.MARSHALLINGERROR)
         recursive = request.mode == AddWatchMode.PERSISTENT_RECURSIVE
-        self._watches.add_persistent(_text(request.path), link, recursive)
+        self._watches.add_persistent(_watched(request.path), link, recursive)
         return encode_error_response(ErrorResponse(ErrorCode.OK))
 
     def _check_watches(self, link: ClientLink, _xid: int, frame: bytes, _ids: Ids) -> bytes:
         request, _ = decode_check_watches_request(frame, HEADER_BYTES)
         self._require_watcher_type(request.type)
-        if not self._watches.has(_text(request.path), link, request.type):
+        if not self._watches.has(_watched(request.path), link, request.type):
             raise KeeperError(ErrorCode.NOWATCHER)
         return b""
 
     def _remove_watches(self, link: ClientLink, _xid: int, frame: bytes, _ids: Ids) -> bytes:
         request, _ = decode_remove_watches_request(frame, HEADER_BYTES)
         self._require_watcher_type(request.type)
-        if not self._watches.remove(_text(request.path), link, request.type):
+        if not self._watches.remove(_watched(request.path), link, request.type):
             raise KeeperError(ErrorCode.NOWATCHER)
         return b""
 
     def _set_watches(self, link: ClientLink, _xid: int, frame: bytes, _ids: Ids) -> bytes:
-        request, _ = decode_set_watches(frame, HEADER_BYTES)
-        self._watches.rearm(
-            self._tree,
-            link,
-            request.relative_zxid,
-            _paths(request.data_watches),
-            _paths(request.exist_watches),
-            _paths(request.child_watches),
-            (),
-            (),
-        )
+        self._watches.rearm(self._tree, link, decode_set_watches(frame, HEADER_BYTES)[0])
         return b""
 
     def _set_watches2(self, link: ClientLink, _xid: int, frame: bytes, _ids: Ids) -> bytes:
-        request, _ = decode_set_watches2(frame, HEADER_BYTES)
-        self._watches.rearm(
-            self._tree,
-            link,
-            request.relative_zxid,
-            _paths(request.data_watches),
-            _paths(request.exist_watches),
-            _paths(request.child_watches),
-            _paths(request.persistent_watches),
-            _paths(request.persistent_recursive_watches),
-        )
+        self._watches.rearm(self._tree, link, decode_set_watches2(frame, HEADER_BYTES)[0])
         return b""
 
     def _who_am_i(self, _link: ClientLink, _xid: int, _frame: bytes, ids: Ids) -> bytes:
@@ -315,6 +299,10 @@ def _text(path: str | None) -> str:
     return path
 
 
+def _watched(path: str | None) -> str:
+    return NULL_PATH if path is None else path
+
+
 def _read_ops(frame: bytes) -> list[tuple[int, Any]]:
     """All operations of a multiRead.
 
@@ -325,12 +313,6 @@ def _read_ops(frame: bytes) -> list[tuple[int, Any]]:
     if len({type_ in READ_OPS for type_, _ in ops}) > 1:
         raise DecodeError("reads and writes in one multi")
     return ops
-
-
-def _paths(items: list[str | None] | None) -> list[str]:
-    if items is None:
-        raise KeeperError(ErrorCode.MARSHALLINGERROR)
-    return [_text(item) for item in items]
 
 
 def _without_secret(entry: ACL) -> ACL:
