@@ -25,7 +25,7 @@ from zkpy.core.owners import OwnerRules
 from zkpy.core.peer import Peer
 from zkpy.net.client_server import ClientConnection, ClientPort
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
-from zkpy.ops.report import ServerView
+from zkpy.ops.report import ServerView, StorageStats
 from zkpy.runtime import clock
 from zkpy.runtime.driver import Driver
 from zkpy.runtime.snapshots import SnapshotWriter
@@ -103,6 +103,8 @@ class Server:
         self._ports: list[ClientPort] = []
         self._timers: list[asyncio.TimerHandle] = []
         self._started_ms = clock.mono_ms()
+        self._storage_stats = StorageStats()
+        self._snapshot_started_ms = 0
         self._peer: Peer
         self._driver: Driver
         self._snapshots: SnapshotWriter
@@ -162,6 +164,7 @@ class Server:
 
     def _recover(self) -> Recovered:
         config = self._config
+        started_ms = clock.mono_ms()
         try:
             self._data_dir = DataDir.open(
                 self._fs, config.data_dir, config.data_log_dir, autocreate=config.datadir_autocreate
@@ -181,6 +184,8 @@ class Server:
             raise StartError(
                 f"{error.filename or config.data_dir}: {error.strerror}", EXIT_DATA_DIR
             ) from error
+        self._storage_stats.db_init_ms.add(clock.mono_ms() - started_ms)
+        self._storage_stats.txns_loaded.add(recovered.txn_count)
         for notice in recovered.notices:
             log.warning("storage.recovered", notice=notice)
         return recovered
@@ -226,7 +231,9 @@ class Server:
             on_snapshot_due=self._start_snapshot,
             on_fatal=self._fail,
         )
-        self._view = ServerView(config, self._peer, self._driver, self._ports, self._started_ms)
+        self._view = ServerView(
+            config, self._peer, self._driver, self._ports, self._started_ms, self._storage_stats
+        )
         self._words = FourLetterWords(self._view)
 
     def _read_key(self) -> bytes | None:
@@ -301,6 +308,7 @@ class Server:
     def _start_snapshot(self) -> None:
         if self._snapshots.running:
             return
+        self._snapshot_started_ms = clock.mono_ms()
         self._snapshots.start(self._peer.tree.last_zxid, self._write_snapshot)
 
     def _write_snapshot(self) -> None:
@@ -316,7 +324,9 @@ class Server:
 
     def _snapshot_done(self, zxid: int, error: str | None) -> None:
         if error is None:
-            log.info("snapshot.written", zxid=zxid)
+            elapsed_ms = clock.mono_ms() - self._snapshot_started_ms
+            self._storage_stats.snapshot_ms.add(elapsed_ms)
+            log.info("snapshot.written", zxid=zxid, elapsed_ms=elapsed_ms)
         else:
             log.error(
                 "snapshot.failed",

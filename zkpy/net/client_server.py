@@ -310,6 +310,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if answer:
             self._transport.write(answer)
+            self._port.driver.peer.stats.sent += 1
         self._transport.close()
 
     def _refuse(self, reason: str) -> None:

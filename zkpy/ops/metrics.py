@@ -117,6 +117,9 @@ _ABSENT: Mapping[str, tuple[str, ...]] = {
         "prep_process_time",
         "proposal_process_time",
         "sync_process_time",
+        # parts of dbinittime
+        "startup_snap_load_time",
+        "startup_txns_load_time",
         # admin server
         "restore_time",
         # Netty
@@ -281,8 +284,6 @@ def summaries(view: ServerView) -> dict[str, Summary]:
         "sync_processor_queue_size": log.queue_size,
         "snapshottime": storage.snapshot_ms,
         "dbinittime": storage.db_init_ms,
-        "startup_snap_load_time": storage.snap_load_ms,
-        "startup_txns_load_time": storage.txns_load_ms,
         "startup_txns_loaded": storage.txns_loaded,
         "node_created_watch_count": told[EventType.NODE_CREATED],
         "node_deleted_watch_count": told[EventType.NODE_DELETED],

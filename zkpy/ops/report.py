@@ -30,31 +30,21 @@ class StorageStats:
     """What happened to files outside the log stage; ms unless said otherwise.
 
     Attributes:
-        db_init_ms: recovery as a whole.
-        snap_load_ms: reading the snapshot.
-        txns_load_ms: replaying the log.
-        txns_loaded: how many txns that were.
+        db_init_ms: recovery, from opening the directory to the finished tree.
+        txns_loaded: how many txns of the log that took.
         snapshot_ms: writing one snapshot.
     """
 
-    __slots__ = ("db_init_ms", "snap_load_ms", "snapshot_ms", "txns_load_ms", "txns_loaded")
+    __slots__ = ("db_init_ms", "snapshot_ms", "txns_loaded")
 
     def __init__(self) -> None:
         self.db_init_ms = Summary()
-        self.snap_load_ms = Summary()
-        self.txns_load_ms = Summary()
         self.txns_loaded = Summary()
         self.snapshot_ms = Summary()
 
     def reset(self) -> None:
         """The ``srst`` command."""
-        for summary in (
-            self.db_init_ms,
-            self.snap_load_ms,
-            self.txns_load_ms,
-            self.txns_loaded,
-            self.snapshot_ms,
-        ):
+        for summary in (self.db_init_ms, self.txns_loaded, self.snapshot_ms):
             summary.reset()
 
 
@@ -90,14 +80,14 @@ class ServerView:
         driver: Driver,
         ports: Sequence[ClientPort],
         started_ms: int,
-        storage_stats: StorageStats | None = None,
+        storage_stats: StorageStats,
     ) -> None:
         self.config = config
         self.peer = peer
         self.driver = driver
         self.ports = ports
         self.started_ms = started_ms
-        self.storage_stats = storage_stats or StorageStats()
+        self.storage_stats = storage_stats
         self.client_port = config.client_port
         self.secure_client_port = config.secure_client_port
         self.is_serving = True
