@@ -1416,6 +1416,9 @@ class Pair:
         def name(m):
             return sd.labels.get(int(m.group(1), 16) - (1 << 64 if int(m.group(1), 16) >> 63 else 0), m.group(0))
 
+        def lines(text):  # not splitlines: U+2028 and its like are legal in paths
+            return text.rstrip("\n").split("\n")
+
         def lab(text):
             return re.sub(r"0x([0-9a-f]{9,16})", name, text)
         live = {sd.labels.get(sl.sid) for sl in sd.slots if sl.conn}
@@ -1423,7 +1426,7 @@ class Pair:
         out["wchs"] = word(b"wchs")
         for w in (b"wchp", b"wchc"):
             groups, head = {}, None
-            for ln in lab(word(w)).splitlines():
+            for ln in lines(lab(word(w))):
                 if ln.startswith("\t"):
                     groups.setdefault(head, []).append(ln)
                 else:
@@ -1432,7 +1435,7 @@ class Pair:
             out[w.decode()] = {k: sorted(v) for k, v in groups.items()}
         shape: dict = {"sessions": [], "ephemerals": {}, "connections": [], "other lines": []}
         head = cur = ""
-        for ln in lab(word(b"dump")).splitlines():
+        for ln in lines(lab(word(b"dump"))):
             if m := re.match(r"(Session Sets|Sessions with Ephemerals|Connections Sets) \(", ln):
                 head = m.group(1)
                 if head == "Sessions with Ephemerals":
