@@ -22,6 +22,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from kazoo.client import KazooClient
+from kazoo.exceptions import ConnectionLoss, SessionExpiredError
+
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent
 _running: list[Process] = []
@@ -273,6 +276,34 @@ def zk_ensemble(directory: Path | str, kind: str = "zkpy", count: int = 1, **opt
     return servers
 
 
+class Observer:
+    """A kazoo session that looks at what others do: comes back after every outage, and never waits for ever.
+
+    Its timeout is short because an Apache server that is starting can accept a connection and never answer it; kazoo
+    then waits one timeout before it connects again.
+    """
+
+    def __init__(self, hosts: str):
+        self.client = KazooClient(hosts, timeout=5, connection_retry={"max_tries": -1, "max_delay": 0.5})
+        self.client.start(30)
+
+    def __call__(self, operation: str, *arguments: Any, timeout: float = 40) -> Any:
+        """Any operation of kazoo by its name, tried again after a lost connection."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                pending = getattr(self.client, f"{operation}_async")(*arguments)
+                return pending.get(timeout=max(0.1, deadline - time.monotonic()))
+            except (ConnectionLoss, SessionExpiredError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        self.client.stop()
+        self.client.close()
+
+
 @contextlib.contextmanager
 def work_directory(name: str, keep: bool = False) -> Iterator[Path]:
     """A scratch directory, removed on success, kept (and named on stderr) when the body raises or exits non-zero."""
@@ -294,10 +325,14 @@ def work_directory(name: str, keep: bool = False) -> Iterator[Path]:
 
 
 class Promises:
-    """One PASS or FAIL line per promise of a run. A failed one ends the run when later ones stand on it."""
+    """One PASS or FAIL line per promise of a run. A failed one ends the run when later ones stand on it.
 
-    def __init__(self, system: str):
+    A run whose promises time out one after the other is given up after `limit` seconds.
+    """
+
+    def __init__(self, system: str, limit: float = 300):
         self.system = system
+        self.limit = limit
         self.failed = 0
         self.began = time.monotonic()
 
@@ -315,7 +350,7 @@ class Promises:
                 (p for p in reversed(place) if not p.startswith(("harness", "contextlib"))), place[-1]
             )
             self._line("FAIL", text, start, [*remarks, f"{type(error).__name__}: {error} ({near})"])
-            if needed:
+            if needed or time.monotonic() - self.began > self.limit:
                 self.end()
         else:
             self._line("PASS", text, start, remarks)

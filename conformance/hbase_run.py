@@ -21,9 +21,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import HERE, JAVA, Process, Promises, Zk, free_port, wait_for, work_directory, zk_ensemble
-from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
+
+from harness import (
+    HERE,
+    JAVA,
+    Observer,
+    Process,
+    Promises,
+    Zk,
+    free_port,
+    wait_for,
+    work_directory,
+    zk_ensemble,
+)
 
 SESSION_MS = 12000
 TICK_MS = 2000
@@ -161,8 +172,7 @@ class Cluster:
         self.connect = ",".join(s.address for s in servers)
         self.masters = [Daemon(self, "master", n) for n in (1, 2)]
         self.region_servers = [Daemon(self, "regionserver", n) for n in (1, 2)]
-        self.zk = KazooClient(self.connect, timeout=20, connection_retry={"max_tries": -1, "max_delay": 0.5})
-        self.zk.start(30)
+        self.zk = Observer(self.connect)
 
     def configure(self, directory: Path, more: dict[str, Any]) -> None:
         directory.mkdir()
@@ -198,7 +208,7 @@ class Cluster:
 
     def children(self, path: str) -> list[str]:
         try:
-            return sorted(self.zk.retry(self.zk.get_children, path))
+            return sorted(self.zk("get_children", path))
         except NoNodeError:
             return []
 
@@ -213,7 +223,7 @@ class Cluster:
             for parent in ("rs", "backup-masters")
             for child in self.children(f"/hbase/{parent}")
         ]
-        stats = {path: self.zk.retry(self.zk.exists, path) for path in paths}
+        stats = {path: self.zk("exists", path) for path in paths}
         return {path: (stat.ephemeralOwner, stat.czxid) for path, stat in stats.items() if stat is not None}
 
     def alive(self) -> list[Daemon]:
@@ -246,7 +256,7 @@ def move_meta(driver: Driver, cluster: Cluster) -> None:
     """Open hbase:meta on the other region server; writes the znode meta-region-server."""
     here = driver("meta")
     there = next(name for name in cluster.registered() if name != here)
-    before = cluster.zk.retry(cluster.zk.get, "/hbase/meta-region-server")[1].version
+    before = cluster.zk("get", "/hbase/meta-region-server")[1].version
 
     def moved() -> bool:
         # A server that has just registered may refuse regions, the move then ends where it began: ask again.
@@ -255,7 +265,7 @@ def move_meta(driver: Driver, cluster: Cluster) -> None:
         return driver("meta") == there
 
     wait_for("hbase:meta moved", moved, 60, 0.5)
-    after = cluster.zk.retry(cluster.zk.get, "/hbase/meta-region-server")[1].version
+    after = cluster.zk("get", "/hbase/meta-region-server")[1].version
     assert after > before, f"meta-region-server still has version {after}"
 
 
@@ -277,7 +287,7 @@ def scenario(promises: Promises, home: Path, kind: str, count: int) -> None:
 
     with promises.promise("master, backup master and two region servers register", needed=True):
         cluster.masters[0].launch()
-        wait_for("a master", lambda: cluster.zk.exists("/hbase/master"), 90)
+        wait_for("a master", lambda: cluster.zk("exists", "/hbase/master"), 90)
         for daemon in (cluster.masters[1], *cluster.region_servers):
             daemon.launch()
         driver = Driver(cluster)
@@ -423,7 +433,7 @@ def scenario(promises: Promises, home: Path, kind: str, count: int) -> None:
         driver("shutdown")
         remarks.append("exit codes " + " ".join(str(d.process.wait(60)) for d in daemons))
         assert cluster.ephemerals() == {}, cluster.ephemerals()
-        assert cluster.zk.retry(cluster.zk.exists, "/hbase/running") is None
+        assert cluster.zk("exists", "/hbase/running") is None
 
     with promises.promise("ZooKeeper stops cleanly"):
         driver.process.kill9()
@@ -443,7 +453,8 @@ def main() -> None:
     logging.getLogger("kazoo").setLevel(logging.CRITICAL)
     promises = Promises(f"hbase on {options.zk}, servers {options.servers}")
     with work_directory("hbase", options.keep) as home:
-        scenario(promises, home, options.zk, options.servers)
+        with promises.promise("the scenario ran to its end"):
+            scenario(promises, home, options.zk, options.servers)
         promises.end()
 
 

@@ -23,7 +23,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -38,9 +44,19 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from harness import HERE, JAVA, Process, Promises, Zk, free_port, wait_for, work_directory, zk_ensemble
-from kazoo.client import KazooClient
-from kazoo.exceptions import NoNodeError
+
+from harness import (
+    HERE,
+    JAVA,
+    Observer,
+    Process,
+    Promises,
+    Zk,
+    free_port,
+    wait_for,
+    work_directory,
+    zk_ensemble,
+)
 
 SESSION_MS = 6000
 TICK_MS = 2000
@@ -130,7 +146,7 @@ class Broker:
 class Cluster:
     """The brokers, and what ZooKeeper says about them (through the driver's own session)."""
 
-    def __init__(self, home: Path, zk_connect: str, observer: str, settings: dict[int, dict[str, Any]]):
+    def __init__(self, home: Path, zk_connect: str, watched: str, settings: dict[int, dict[str, Any]]):
         jars = subprocess.run(
             ["bash", str(HERE / "get_system.sh"), "kafka"], check=True, stdout=subprocess.PIPE, text=True
         )
@@ -138,8 +154,7 @@ class Cluster:
         self.zk_connect = zk_connect
         self.jars = Path(jars.stdout.strip())
         self.brokers = {n: Broker(n, home, self.jars, zk_connect, s) for n, s in settings.items()}
-        self.zk = KazooClient(observer, timeout=20, connection_retry={"max_tries": -1, "max_delay": 0.5})
-        self.zk.start(30)
+        self.zk = Observer(watched)
 
     @property
     def bootstrap(self) -> str:
@@ -150,13 +165,13 @@ class Cluster:
         return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def read(self, path: str) -> tuple[bytes, Any]:
-        return self.zk.retry(self.zk.get, CHROOT + path)
+        return self.zk("get", CHROOT + path)
 
     def stat(self, path: str) -> Any:
-        return self.zk.retry(self.zk.exists, CHROOT + path)
+        return self.zk("exists", CHROOT + path)
 
     def children(self, path: str) -> list[str]:
-        return sorted(self.zk.retry(self.zk.get_children, CHROOT + path))
+        return sorted(self.zk("get_children", CHROOT + path))
 
     def registered(self) -> list[int]:
         return [int(n) for n in self.children("/brokers/ids")]
@@ -461,8 +476,10 @@ def scenario(promises: Promises, home: Path, kind: str, count: int) -> None:
             f"controller epoch {epoch} became {cluster.controller_epoch()}"
         )
 
-    victim = next(n for n in sorted(cluster.brokers, reverse=True) if n != cluster.controller())
-    with promises.promise("a broker killed -9: registration vanishes at its time, leaders move") as remarks:
+    with promises.promise(
+        "a broker killed -9: registration vanishes at its time, leaders move", needed=True
+    ) as remarks:
+        victim = next(n for n in sorted(cluster.brokers, reverse=True) if n != cluster.controller())
         old, epoch = cluster.stat(f"/brokers/ids/{victim}"), cluster.controller_epoch()
         survivors = cluster.owners([n for n in cluster.brokers if n != victim])
         cluster.brokers[victim].process.kill9()
@@ -527,7 +544,7 @@ def scenario(promises: Promises, home: Path, kind: str, count: int) -> None:
 
     with promises.promise("/controller deleted by hand: a new election, epoch exactly one higher"):
         epoch = cluster.controller_epoch()
-        cluster.zk.retry(cluster.zk.delete, CHROOT + "/controller")
+        cluster.zk("delete", CHROOT + "/controller")
         wait_for("a controller", lambda: cluster.controller_epoch() > epoch and cluster.controller(), 20)
         assert cluster.controller_epoch() == epoch + 1
         make_topic(cluster, "after-election")
@@ -625,10 +642,10 @@ def tls_scenario(promises: Promises, home: Path, kind: str, count: int) -> None:
             check_registration(cluster, n)
 
     with promises.promise("their certificate is an x509 id: others may read and not write"):
-        acls = {(a.id.scheme, a.id.id, a.perms) for a in cluster.zk.get_acls(CHROOT + "/brokers/ids/1")[0]}
+        acls = {(a.id.scheme, a.id.id, a.perms) for a in cluster.zk("get_acls", CHROOT + "/brokers/ids/1")[0]}
         assert acls == {("world", "anyone", 1), ("x509", "CN=broker,O=conformance", 31)}, acls
         try:
-            cluster.zk.set(CHROOT + "/controller_epoch", b"99")
+            cluster.zk("set", CHROOT + "/controller_epoch", b"99")
         except Exception as error:
             assert type(error).__name__ == "NoAuthError", repr(error)
         else:
@@ -671,7 +688,8 @@ def main() -> None:
     name = "kafka-tls" if options.tls else "kafka"
     promises = Promises(f"{name} on {options.zk}, servers {options.servers}")
     with work_directory(name, options.keep) as home:
-        (tls_scenario if options.tls else scenario)(promises, home, options.zk, options.servers)
+        with promises.promise("the scenario ran to its end"):
+            (tls_scenario if options.tls else scenario)(promises, home, options.zk, options.servers)
         promises.end()
 
 
