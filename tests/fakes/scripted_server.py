@@ -118,7 +118,9 @@ def _data(rng: random.Random, data_max: int) -> bytes | None:
 
 def _new_path(history: History, rng: random.Random) -> tuple[str, int]:
     """Path of a node to be, and the cversion its parent will have."""
-    parents = [path for path in _paths(history) if history.tree.nodes[path].owner == 0 and path.count("/") < 4]
+    parents = [
+        path for path in _paths(history) if history.tree.nodes[path].owner == 0 and path.count("/") < 4
+    ]
     parent = rng.choice(parents)
     cversion = history.tree.nodes[parent].cversion + 1
     return f"{'' if parent == '/' else parent}/n{len(history.txns):04d}", cversion
@@ -136,14 +138,18 @@ def _some_session(history: History, rng: random.Random) -> int:
 def _create(history: History, rng: random.Random, data_max: int) -> None:
     path, cversion = _new_path(history, rng)
     session = _some_session(history, rng)
-    record = CreateTxn(path, _data(rng, data_max), rng.choice([_OPEN, _READ]), bool(session) and rng.random() < 0.3, cversion)
+    record = CreateTxn(
+        path, _data(rng, data_max), rng.choice([_OPEN, _READ]), bool(session) and rng.random() < 0.3, cversion
+    )
     history.add(session, rng.choice([OpCode.CREATE, OpCode.CREATE2]), record)
 
 
 def _other_create(history: History, rng: random.Random, data_max: int) -> None:
     path, cversion = _new_path(history, rng)
     if rng.random() < 0.5:
-        history.add(0, OpCode.CREATE_CONTAINER, CreateContainerTxn(path, _data(rng, data_max), _OPEN, cversion))
+        history.add(
+            0, OpCode.CREATE_CONTAINER, CreateContainerTxn(path, _data(rng, data_max), _OPEN, cversion)
+        )
     else:
         history.add(0, OpCode.CREATE_TTL, CreateTTLTxn(path, _data(rng, data_max), _OPEN, cversion, 5000))
 
@@ -189,7 +195,7 @@ def _error(history: History, rng: random.Random, data_max: int) -> None:
 def _close(history: History, rng: random.Random, data_max: int) -> None:
     if len(history.sessions) > 1:
         session = _some_session(history, rng)
-        history.add(session, OpCode.CLOSE_SESSION, CloseSessionTxn(history.tree.ephemerals_of(session)))
+        history.add(session, OpCode.CLOSE_SESSION, CloseSessionTxn([*history.tree.ephemerals_of(session)]))
 
 
 class ScriptedServer:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.fakes.memory_fs import MemoryFs, Stopped
 from tests.fakes.scripted_server import DATA_DIR, History, ScriptedServer, make_txns, state_of
 from zkpy.storage.errors import DiskFullError, LogFailedError
-from zkpy.storage.recovery import Recovered
+
+if TYPE_CHECKING:
+    from zkpy.storage.recovery import Recovered
 
 TXNS = 220
 SCRIPT_SEED = 5
