@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import zkpy
 from zkpy.core.stats import Summary
@@ -20,10 +20,23 @@ if TYPE_CHECKING:
     from zkpy.core.peer import Peer
     from zkpy.net.client_server import ClientConnection, ClientPort
     from zkpy.ops.config import ServerConfig
-    from zkpy.runtime.driver import Driver
+    from zkpy.runtime.driver import LogStats
 
 COMPATIBLE_VERSION = "3.9.5"
 """The Apache release whose behaviour this is; clients and suites read it to decide what a server can do."""
+
+
+class Driver(Protocol):
+    """What is asked of the runtime."""
+
+    bytes_received: int
+    log_stats: LogStats
+
+    def wall_ms(self) -> int:
+        """Wall clock."""
+
+    def mono_ms(self) -> int:
+        """Monotonic clock."""
 
 
 class StorageStats:
