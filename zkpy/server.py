@@ -232,7 +232,7 @@ class Server:
             on_fatal=self._fail,
         )
         self._view = ServerView(
-            config, self._peer, self._driver, self._ports, self._started_ms, self._storage_stats
+            config, self._peer, self._driver, self._ports, self._started_ms, self._storage_stats, registry
         )
         self._words = FourLetterWords(self._view)
 

@@ -57,9 +57,6 @@ _ABSENT: Mapping[str, tuple[str, ...]] = {
         "skip_learner_request_to_next_processor_count",
         "request_commit_queued",
         "requests_not_forwarded_to_commit_processor",
-        "ensemble_auth_success",
-        "ensemble_auth_fail",
-        "ensemble_auth_skip",
         # admin server
         "insecure_admin_count",
         "snapshot_error_count",
@@ -257,6 +254,9 @@ def counters(view: ServerView) -> dict[str, int]:
         "connection_rejected": stats.connections_rejected,
         "connection_request_count": stats.connection_requests,
         "connection_revalidate_count": stats.connection_revalidations,
+        "ensemble_auth_success": view.ensemble_auth.success_count,
+        "ensemble_auth_fail": view.ensemble_auth.fail_count,
+        "ensemble_auth_skip": view.ensemble_auth.skip_count,
         "sessionless_connections_expired": stats.sessionless_expired,
         "stale_sessions_expired": stats.sessions_expired,
         "stale_requests_dropped": stats.stale_requests_dropped,
@@ -325,6 +325,8 @@ def reset(view: ServerView) -> None:
     view.driver.bytes_received = 0
     view.driver.log_stats.reset()
     view.storage_stats.reset()
+    ensemble_auth = view.ensemble_auth
+    ensemble_auth.success_count = ensemble_auth.fail_count = ensemble_auth.skip_count = 0
 
 
 # -- numbers

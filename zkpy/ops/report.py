@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import zkpy
+from zkpy.auth.providers import EnsembleProvider
 from zkpy.core.stats import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zkpy.auth.providers import ProviderRegistry
     from zkpy.core.peer import Peer
     from zkpy.net.client_server import ClientConnection, ClientPort
     from zkpy.ops.config import ServerConfig
@@ -66,6 +68,7 @@ class ServerView:
 
     Attributes:
         ports: the client ports; the owner may add to this list while it starts.
+        ensemble_auth: the provider of scheme ``ensemble``; without one, one that nobody asks.
         client_port: number of the plain port in use, None without one; set when it is open.
         secure_client_port: the same of the TLS port.
         is_serving: whether clients are served; most commands only say so when they are not.
@@ -77,6 +80,7 @@ class ServerView:
         "client_port",
         "config",
         "driver",
+        "ensemble_auth",
         "is_serving",
         "peer",
         "ports",
@@ -94,6 +98,7 @@ class ServerView:
         ports: Sequence[ClientPort],
         started_ms: int,
         storage_stats: StorageStats,
+        providers: ProviderRegistry,
     ) -> None:
         self.config = config
         self.peer = peer
@@ -101,6 +106,8 @@ class ServerView:
         self.ports = ports
         self.started_ms = started_ms
         self.storage_stats = storage_stats
+        provider = providers.get(EnsembleProvider.scheme)
+        self.ensemble_auth = provider if isinstance(provider, EnsembleProvider) else EnsembleProvider()
         self.client_port = config.client_port
         self.secure_client_port = config.secure_client_port
         self.is_serving = True

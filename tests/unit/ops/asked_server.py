@@ -21,11 +21,13 @@ from zkpy.runtime.driver import LogStats
 from zkpy_protocol.opcodes import OpCode, Perms
 from zkpy_protocol.records import (
     ACL,
+    AuthPacket,
     ConnectRequest,
     CreateRequest,
     GetDataRequest,
     Id,
     RequestHeader,
+    encode_auth_packet,
     encode_connect_request,
     encode_create_request,
     encode_get_data_request,
@@ -79,7 +81,9 @@ class Transport(asyncio.Transport):
 class AskedServer:
     """Stands for the runtime of one server, with clocks that stand still until a test moves them."""
 
-    def __init__(self, data_dir: Path, whitelist: str = "*", extra: str = "") -> None:
+    def __init__(
+        self, data_dir: Path, whitelist: str = "*", extra: str = "", auth: AuthSettings | None = None
+    ) -> None:
         self.config = config_from_text(
             f"clientPort={PORT}\ndataDir={data_dir}\ntickTime={TICK_MS}\n4lw.commands.whitelist={whitelist}\n{extra}"
         )
@@ -89,7 +93,7 @@ class AskedServer:
         self.bytes_received = 0
         self.log_stats = LogStats()
         self.refusals: list[str] = []
-        registry = ProviderRegistry.from_config(AuthSettings(), lambda: None)
+        registry = ProviderRegistry.from_config(auth or AuthSettings(), lambda: None)
         enforcement = AuthEnforcement.from_config(AuthSettings(), registry)
         sasl = SaslPolicy(SaslSettings(users=None), bytes, is_required=False)
         self.peer = Peer(
@@ -113,7 +117,9 @@ class AskedServer:
             secure=False,
         )
         self.port = ClientPort(self, options)
-        self.view = ServerView(self.config, self.peer, self, [self.port], MONO_MS - 7023, StorageStats())
+        self.view = ServerView(
+            self.config, self.peer, self, [self.port], MONO_MS - 7023, StorageStats(), registry
+        )
         self.words = FourLetterWords(self.view)
 
     # -- what the client port and the words want of a runtime
@@ -194,6 +200,9 @@ class Socket:
 
     def get_data(self, path: str, watch: bool) -> None:
         self.request(OpCode.GET_DATA, encode_get_data_request(GetDataRequest(path, watch)))
+
+    def authenticate(self, scheme: str, auth: bytes) -> None:
+        self.request(OpCode.AUTH, encode_auth_packet(AuthPacket(0, scheme, auth)))
 
     def end(self) -> None:
         self.transport.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.ops.asked_server import MONO_MS, AskedServer
+from zkpy.auth.providers import AuthSettings
 from zkpy.core.stats import Summary
 from zkpy.ops import metrics
 from zkpy_protocol.opcodes import EventType
@@ -172,6 +173,21 @@ def test_recovery_and_snapshots_are_timed(server: AskedServer) -> None:
         7,
         2,
     )
+
+
+def test_ensemble_authentication_counts_its_outcomes(tmp_path: Path) -> None:
+    auth = AuthSettings(
+        provider_classes={"1": "org.apache.zookeeper.server.auth.EnsembleAuthenticationProvider"},
+        ensemble_auth_name="here",
+    )
+    server = AskedServer(tmp_path, auth=auth)
+    for name in (b"here", b"", b"elsewhere", b"here"):
+        server.client().authenticate("ensemble", name)
+    found = values(server)
+    assert [found[f"ensemble_auth_{end}"] for end in ("success", "skip", "fail")] == [2, 1, 1]
+    server.ask(b"srst")
+    found = values(server)
+    assert [found[f"ensemble_auth_{end}"] for end in ("success", "skip", "fail")] == [0, 0, 0]
 
 
 # -- quotas
