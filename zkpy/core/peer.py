@@ -406,7 +406,7 @@ class Peer:
                 "txns are applied in zxid order"
             )
             self._final.apply(request)
-            self._prep.changes.applied(request.changed, txn.zxid)
+            self._prep.changes.applied(request.undo, txn.zxid)
             self.stats.commits += 1
             if txn.type == OpCode.CLOSE_SESSION:
                 self._session_closed(txn.client_id, request)
@@ -466,7 +466,7 @@ class Peer:
             request.txn = None
             request.err = ErrorCode.SYSTEMERROR
             if request.op == OpCode.CLOSE_SESSION:
-                self.sessions.reopen(request.session_id)
+                self.sessions.reopen(request.session_id, mono_ms)
             elif request.op == OpCode.CREATE_SESSION:
                 self.sessions.remove(request.session_id)
         for request in dropped:

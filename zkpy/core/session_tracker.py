@@ -81,11 +81,12 @@ class SessionTracker:
         if session is not None:
             session.closing = True
 
-    def reopen(self, id_: int) -> None:
-        """The closeSession txn of a session will not happen after all."""
+    def reopen(self, id_: int, now_ms: int) -> None:
+        """The closeSession txn of a session will not happen after all; it gets its timeout once more."""
         session = self.sessions.get(id_)
         if session is not None:
             session.closing = False
+            self._move(session, now_ms + session.timeout_ms)
 
     def commit(self, id_: int, timeout_ms: int) -> None:
         """The createSession txn is applied."""
