@@ -65,16 +65,15 @@ Change = tuple[int, str, AclList]
 """A watch trigger: event type, path, and the ACL that decides who may see the event."""
 
 
-class Node:
-    """One znode with the stored form of its Stat (cversion counts creations only).
+class Znode:
+    """The stored fields of a znode (cversion counts creations only), applied or proposed.
 
-    `stat` and `digest` are caches; whoever changes a field resets them to None.
+    `digest` caches `node_digest`; whoever changes a field resets it to None.
     """
 
     __slots__ = (
         "acl",
         "aversion",
-        "children",
         "ctime",
         "cversion",
         "czxid",
@@ -84,11 +83,11 @@ class Node:
         "mzxid",
         "owner",
         "pzxid",
-        "stat",
         "version",
     )
 
     def __init__(self, data: bytes | None, acl: AclList, owner: int, zxid: int, time: int) -> None:
+        """As a create leaves it."""
         self.data = data
         self.acl = acl
         self.owner = owner
@@ -100,31 +99,44 @@ class Node:
         self.version = 0
         self.cversion = 0
         self.aversion = 0
-        self.children: dict[str, None] | None = None
         self.digest: int | None = None
+
+
+class Node(Znode):
+    """A znode of the tree; `stat` caches its encoded Stat and is reset with `digest`, and with the children."""
+
+    __slots__ = ("children", "stat")
+
+    def __init__(self, data: bytes | None, acl: AclList, owner: int, zxid: int, time: int) -> None:
+        super().__init__(data, acl, owner, zxid, time)
+        self.children: dict[str, None] | None = None
         self.stat: bytes | None = None
 
 
-def fields_digest(
-    path: str,
-    data: bytes | None,
-    czxid: int,
-    mzxid: int,
-    pzxid: int,
-    ctime: int,
-    mtime: int,
-    version: int,
-    cversion: int,
-    aversion: int,
-    owner: int,
-) -> int:
-    """Digest (version 2) of a node with these stored fields; nodes below ``/zookeeper/`` count nothing."""
-    if path.startswith("/zookeeper/"):
-        return 0
-    crc = crc32(b"" if path == ROOT else path.encode())
-    if data:
-        crc = crc32(data, crc)
-    return crc32(_DIGEST_BLOCK(czxid, mzxid, pzxid, ctime, mtime, version, cversion, aversion, owner), crc)
+def node_digest(path: str, node: Znode) -> int:
+    """Digest (version 2) of one node, unsigned 32 bits; nodes below ``/zookeeper/`` count nothing."""
+    digest = node.digest
+    if digest is None:
+        digest = 0
+        if not path.startswith("/zookeeper/"):
+            crc = crc32(b"" if path == ROOT else path.encode())
+            data = node.data
+            if data:
+                crc = crc32(data, crc)
+            block = _DIGEST_BLOCK(
+                node.czxid,
+                node.mzxid,
+                node.pzxid,
+                node.ctime,
+                node.mtime,
+                node.version,
+                node.cversion,
+                node.aversion,
+                node.owner,
+            )
+            digest = crc32(block, crc)
+        node.digest = digest
+    return digest
 
 
 class OpResult:
@@ -254,25 +266,6 @@ class DataTree:
         """Paths of the ephemeral nodes of a session, sorted."""
         return sorted(self.ephemerals.get(session_id, ()))
 
-    def node_digest(self, path: str, node: Node) -> int:
-        """The node's part of `digest`, unsigned 32 bits."""
-        digest = node.digest
-        if digest is None:
-            digest = node.digest = fields_digest(
-                path or ROOT,
-                node.data,
-                node.czxid,
-                node.mzxid,
-                node.pzxid,
-                node.ctime,
-                node.mtime,
-                node.version,
-                node.cversion,
-                node.aversion,
-                node.owner,
-            )
-        return digest
-
     # -- building from a snapshot
 
     @classmethod
@@ -322,7 +315,7 @@ class DataTree:
         if node.owner:
             self.own(path, node)
         if self.digest_enabled:
-            self.digest = wrap64(self.digest + self.node_digest(path, node))
+            self.digest = wrap64(self.digest + node_digest(path, node))
 
     def own(self, path: str, node: Node) -> None:
         """Enter a node that has an owner into the index of its kind."""
@@ -453,7 +446,7 @@ class DataTree:
         if cversion == -1:
             cversion = parent.cversion + 1  # logs older than 3.4 do not say
         if cversion > parent.cversion:
-            before = self.node_digest(path, parent) if self.digest_enabled else 0
+            before = node_digest(path, parent) if self.digest_enabled else 0
             parent.cversion = cversion
             parent.pzxid = zxid
             self._changed(path, parent, before)
@@ -462,7 +455,7 @@ class DataTree:
         node.stat = None
         if self.digest_enabled:
             node.digest = None
-            self.digest = wrap64(self.digest - digest_before + self.node_digest(path, node))
+            self.digest = wrap64(self.digest - digest_before + node_digest(path, node))
 
     def _account_create(self, path: str, parent_path: str, name: str, node: Node) -> None:
         if parent_path.startswith(QUOTA_ROOT):
@@ -516,7 +509,7 @@ class DataTree:
         if parent is None:
             return _NONODE
         # Also when the node is already gone: a fuzzy snapshot may hold the parent from before.
-        before = self.node_digest(parent_path, parent) if self.digest_enabled else 0
+        before = node_digest(parent_path, parent) if self.digest_enabled else 0
         if parent.children is not None:
             parent.children.pop(path, None)
             if not parent.children:
@@ -539,7 +532,7 @@ class DataTree:
 
     def _detach(self, path: str, node: Node) -> None:
         if self.digest_enabled:
-            self.digest = wrap64(self.digest - self.node_digest(path, node))
+            self.digest = wrap64(self.digest - node_digest(path, node))
         self.acls.release(node.acl)
         self.data_size -= len(path) + len(node.data or b"")
         owner = node.owner
@@ -563,7 +556,7 @@ class DataTree:
         node = self.nodes.get(path)
         if node is None:
             return OpResult(type_, _NONODE, path, None)
-        before = self.node_digest(path, node) if self.digest_enabled else 0
+        before = node_digest(path, node) if self.digest_enabled else 0
         data = record.data
         grown = (0 if data is None else len(data)) - (0 if node.data is None else len(node.data))
         node.data = data
@@ -574,9 +567,10 @@ class DataTree:
         stat = self.stat(node)
         if grown:
             self.data_size += grown
-        prefix = self.quotas.deepest_prefix(path)
-        if prefix is not None:
-            self._add_usage(prefix, 0, grown)
+        if self.quotas.paths:
+            prefix = self.quotas.deepest_prefix(path)
+            if prefix is not None:
+                self._add_usage(prefix, 0, grown)
         if changes is not None:
             changes.append((_DATA_CHANGED, path, node.acl))
         return OpResult(type_, _OK, path, stat)
@@ -585,7 +579,7 @@ class DataTree:
         node = self.nodes.get(record.path)
         if node is None:
             return OpResult(type_, _NONODE, record.path, None)
-        before = self.node_digest(record.path, node) if self.digest_enabled else 0
+        before = node_digest(record.path, node) if self.digest_enabled else 0
         acl = self.acls.intern(record.acl)
         acl.uses += 1
         self.acls.release(node.acl)

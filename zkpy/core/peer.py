@@ -274,35 +274,38 @@ class Peer:
         stats = self.stats
         live = self.sessions.touch(link.session_id, link.timeout_ms, mono_ms)
         reads = self._reads
+        handles = reads.handlers
+        required = self._auth.required
+        limit = self._options.global_outstanding_limit
         served = 0
         op = xid = 0
         taken = start
         for frame in islice(frames, start, None):
-            if link.queued_bytes > QUEUED_BYTES_MAX or self.must_wait(link):
+            if link.queued_bytes > QUEUED_BYTES_MAX or (link.pending and stats.outstanding > limit):
                 break
             taken += 1
             if len(frame) < HEADER_BYTES:
                 link.drop()
                 break
             xid, op = _HEADER(frame)
-            if reads.knows(op):
+            if op in handles:
                 if not live:
                     stats.stale_requests_dropped += 1
-                elif self._auth.required and not self._enforced(link, xid):
+                elif required and not self._enforced(link, xid):
                     break
                 elif link.pending:
                     self._queue(Request(link, link.session_id, xid, op, frame, link.ids, mono_ms))
                 else:
                     reads.serve(link, xid, op, frame, link.ids)
                     served += 1
+            elif live and op in WRITE_OPS and not required and op != OpCode.CREATE_SESSION:
+                self._submit(Request(link, link.session_id, xid, op, frame, link.ids, mono_ms), wall_ms)
+                live = op != OpCode.CLOSE_SESSION
             elif not self._receive_other(link, xid, op, frame, wall_ms, mono_ms, live):
                 break
-            elif op == OpCode.CLOSE_SESSION:
-                live = False
         if served:
             stats.sent += served
             link.sent += served
-            stats.latency.add(0, served)
             stats.read_latency.add(0, served)
             link.replies += served - 1
             link.note_reply(OP_NAMES.get(op, "NA"), xid, self.tree.last_zxid, mono_ms, 0)
@@ -429,7 +432,6 @@ class Peer:
         stats = self.stats
         stats.sent += 1
         link.sent += 1
-        stats.latency.add(latency)
         stats.update_latency.add(latency)
         xid = request.xid if request.op != OpCode.CREATE_SESSION else 0
         link.note_reply(OP_NAMES.get(request.op, "NA"), xid, self.tree.last_zxid, mono_ms, latency)
@@ -450,7 +452,6 @@ class Peer:
             latency = mono_ms - request.arrival_ms
             self.stats.sent += 1
             link.sent += 1
-            self.stats.latency.add(latency)
             self.stats.read_latency.add(latency)
             link.note_reply(
                 OP_NAMES.get(request.op, "NA"), request.xid, self.tree.last_zxid, mono_ms, latency

@@ -96,28 +96,28 @@ class QuotaTrack:
 class QuotaPaths:
     """The set of paths with a quota, searched for the deepest prefix of a path."""
 
-    __slots__ = ("_paths",)
+    __slots__ = ("paths",)
 
     def __init__(self) -> None:
-        self._paths: set[str] = set()
+        self.paths: set[str] = set()
 
     def add(self, path: str) -> None:
         """`path` has a limits node now."""
-        self._paths.add(path)
+        self.paths.add(path)
 
     def discard(self, path: str) -> None:
         """The limits node of `path` is gone."""
-        self._paths.discard(path)
+        self.paths.discard(path)
 
     def deepest_prefix(self, path: str) -> str | None:
         """The nearest ancestor of `path`, or itself, that has a quota; the root cannot have one."""
-        if not self._paths:
+        if not self.paths:
             return None
         while path:
-            if path in self._paths:
+            if path in self.paths:
                 return path
             path = path[: path.rindex("/")]
         return None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._paths))
+        return iter(sorted(self.paths))

@@ -49,7 +49,15 @@ class Percentiles(Summary):
 
     def add(self, value: int, times: int = 1) -> None:
         """Take in `value`; values seen together count as one sample."""
-        super().add(value, times)
+        # Summary.add once more, in place: this is called for every write.
+        if not self.count:
+            self.min = self.max = value
+        elif value < self.min:
+            self.min = value
+        elif value > self.max:
+            self.max = value
+        self.count += times
+        self.sum += value * times
         samples = self._samples
         if len(samples) < _SAMPLES_MAX:
             samples.append(value)
@@ -75,7 +83,7 @@ class CoreStats:
     """Counters of one server's core.
 
     Attributes:
-        latency: requests of any kind, arrival to reply.
+        read_latency, update_latency: arrival to reply.
         watchers_told: watchers per trigger, by event type.
     """
 
@@ -88,7 +96,6 @@ class CoreStats:
         "connections_rejected",
         "large_requests_rejected",
         "last_response_bytes",
-        "latency",
         "max_response_bytes",
         "min_response_bytes",
         "outstanding",
@@ -111,7 +118,6 @@ class CoreStats:
     )
 
     def __init__(self) -> None:
-        self.latency = Summary()
         self.read_latency = Percentiles()
         self.update_latency = Percentiles()
         self.watchers_told = {
@@ -129,7 +135,6 @@ class CoreStats:
 
     def reset_counters(self) -> None:
         """What the ``srst`` command sets back: everything but what is outstanding and failed authentications."""
-        self.latency.reset()
         for summary in (
             self.read_latency,
             self.update_latency,
@@ -158,6 +163,19 @@ class CoreStats:
         self.stale_requests_dropped = 0
         self.throttled_ops = 0
         self.watch_bytes = 0
+
+    @property
+    def latency(self) -> Summary:
+        """Requests of any kind, arrival to reply."""
+        reads, updates = self.read_latency, self.update_latency
+        if not (reads.count and updates.count):
+            return updates if updates.count else reads
+        merged = Summary()
+        merged.count = reads.count + updates.count
+        merged.sum = reads.sum + updates.sum
+        merged.min = min(reads.min, updates.min)
+        merged.max = max(reads.max, updates.max)
+        return merged
 
     def note_read(self, path: str, size: int) -> None:
         """A node was read: `size` bytes of data and Stat, to which the length of its path is added."""

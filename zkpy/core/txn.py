@@ -6,12 +6,16 @@ logged, proposed and sent to learners.
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
-from zkpy_protocol.records import TxnDigest, TxnHeader
-from zkpy_protocol.txns import decode_payload, encode_payload
+from zkpy_protocol.txns import decode_payload, encode_record
 
 DIGEST_VERSION = 2
+
+# TxnHeader and TxnDigest; encoded for every write, so without making the records.
+_HEADER = struct.Struct(">qiqqi").pack
+_DIGEST = struct.Struct(">iq").pack
 
 
 class Txn:
@@ -53,8 +57,14 @@ class Txn:
         cls, client_id: int, cxid: int, zxid: int, time: int, type_: int, record: Any, digest: int | None
     ) -> Txn:
         """Encode a new txn."""
-        trailer = None if digest is None else TxnDigest(DIGEST_VERSION, digest)
-        payload = encode_payload(TxnHeader(client_id, cxid, zxid, time, type_), record, trailer)
+        payload = _HEADER(client_id, cxid, zxid, time, type_)
+        if record is not None:
+            payload += encode_record(type_, record)
+            if digest is not None:
+                payload += _DIGEST(DIGEST_VERSION, digest)
+        else:
+            # Behind a closeSession without record a digest would be taken for the record.
+            assert digest is None
         return cls(client_id, cxid, zxid, time, type_, record, digest, payload)
 
     @classmethod

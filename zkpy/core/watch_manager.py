@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 STANDARD = 1
 PERSISTENT = 2
 RECURSIVE = 4
-NULL_PATH = "\0"
-"""Stand-in for a null path, which Apache takes for a persistent watch that never fires. No node is called so."""
+NULL_PATH = "null"
+"""Stand-in for a null path, which Apache takes for a persistent watch that never fires, and shows so."""
 ANY_MODE = STANDARD | PERSISTENT | RECURSIVE
 
 _EVENT = struct.Struct(">iiqiiii").pack

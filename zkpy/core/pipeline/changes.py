@@ -11,111 +11,76 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zkpy.core.data_tree import DataTree, Node, fields_digest
+from zkpy.core.data_tree import DataTree, Node, Znode, node_digest
 from zkpy.core.errors import KeeperError
-from zkpy.core.paths import ROOT
 from zkpy.core.types import wrap64
 from zkpy_protocol.opcodes import ErrorCode
 
 if TYPE_CHECKING:
     from zkpy.core.acl import AclList
 
+    Undo = list[tuple[str, "ChangeRecord | None"]]
 
-class ChangeRecord:
+
+class ChangeRecord(Znode):
     """One znode as a proposed txn leaves it; `exists` False for a deleted one."""
 
-    __slots__ = (
-        "acl",
-        "aversion",
-        "child_count",
-        "ctime",
-        "cversion",
-        "czxid",
-        "data",
-        "digest",
-        "exists",
-        "mtime",
-        "mzxid",
-        "owner",
-        "pzxid",
-        "version",
-        "zxid",
-    )
+    __slots__ = ("child_count", "exists", "zxid")
 
-    acl: AclList
-    aversion: int
     child_count: int
-    ctime: int
-    cversion: int
-    czxid: int
-    data: bytes | None
-    digest: int
     exists: bool
-    mtime: int
-    mzxid: int
-    owner: int
-    pzxid: int
-    version: int
     zxid: int
 
     @classmethod
-    def of_node(cls, node: Node, digest: int) -> ChangeRecord:
-        """The node as it is in the tree."""
-        record = cls()
-        record.zxid = -1
-        record.exists = True
-        record.czxid = node.czxid
-        record.mzxid = node.mzxid
-        record.pzxid = node.pzxid
-        record.ctime = node.ctime
-        record.mtime = node.mtime
-        record.version = node.version
-        record.cversion = node.cversion
-        record.aversion = node.aversion
-        record.owner = node.owner
-        record.child_count = 0 if node.children is None else len(node.children)
-        record.acl = node.acl
-        record.data = node.data
-        record.digest = digest
-        return record
-
-    @classmethod
-    def of_new(cls, data: bytes | None, acl: AclList, owner: int, zxid: int, time: int) -> ChangeRecord:
+    def created(cls, data: bytes | None, acl: AclList, owner: int, zxid: int, time: int) -> ChangeRecord:
         """A node that txn `zxid` creates."""
-        record = cls.of_node(Node(data, acl, owner, zxid, time), 0)
+        record = cls(data, acl, owner, zxid, time)
+        record.child_count = 0
+        record.exists = True
         record.zxid = zxid
         return record
 
-    def copy(self, zxid: int) -> ChangeRecord:
-        """The same state, about to be changed by txn `zxid`."""
-        record = ChangeRecord()
-        record.zxid = zxid
-        record.exists = self.exists
-        record.czxid = self.czxid
-        record.mzxid = self.mzxid
-        record.pzxid = self.pzxid
-        record.ctime = self.ctime
-        record.mtime = self.mtime
-        record.version = self.version
-        record.cversion = self.cversion
-        record.aversion = self.aversion
-        record.owner = self.owner
-        record.child_count = self.child_count
-        record.acl = self.acl
-        record.data = self.data
-        record.digest = self.digest
-        return record
+
+def revised(znode: Znode, zxid: int) -> ChangeRecord:
+    """The same state, about to be changed by txn `zxid`."""
+    record = ChangeRecord.__new__(ChangeRecord)
+    record.zxid = zxid
+    record.exists = True
+    record.czxid = znode.czxid
+    record.mzxid = znode.mzxid
+    record.pzxid = znode.pzxid
+    record.ctime = znode.ctime
+    record.mtime = znode.mtime
+    record.version = znode.version
+    record.cversion = znode.cversion
+    record.aversion = znode.aversion
+    record.owner = znode.owner
+    record.acl = znode.acl
+    record.data = znode.data
+    record.digest = None
+    record.child_count = child_count(znode)
+    return record
+
+
+def child_count(znode: Znode) -> int:
+    """How many children the znode will have."""
+    if isinstance(znode, ChangeRecord):
+        return znode.child_count
+    assert isinstance(znode, Node)
+    return 0 if znode.children is None else len(znode.children)
 
 
 class OutstandingChanges:
     """Change records by path, over a tree."""
 
-    __slots__ = ("_records", "_tree", "_undo", "digest", "queued", "removed")
+    __slots__ = ("_digest_enabled", "_nodes", "_records", "_tree", "_undo", "digest", "queued", "removed")
 
     def __init__(self, tree: DataTree) -> None:
         self._tree = tree
+        self._nodes = tree.nodes
+        self._digest_enabled = tree.digest_enabled
         self._records: dict[str, ChangeRecord] = {}
-        self._undo: list[tuple[str, ChangeRecord | None]] = []
+        self._undo: Undo = []
         self.digest = tree.digest
         self.queued = 0
         self.removed = 0
@@ -123,69 +88,55 @@ class OutstandingChanges:
     def __len__(self) -> int:
         return len(self._records)
 
-    def find(self, path: str) -> ChangeRecord | None:
-        """The node at `path` as it will be; None when it will not exist. Not to be modified: `copy` first."""
+    def find(self, path: str) -> Znode | None:
+        """The node at `path` as it will be; None when it will not exist. Not to be modified: use `revised`."""
         record = self._records.get(path)
         if record is None:
-            node = self._tree.nodes.get(path)
-            if node is None:
-                return None
-            return ChangeRecord.of_node(
-                node, self._tree.node_digest(path, node) if self._tree.digest_enabled else 0
-            )
+            return self._nodes.get(path)
         return record if record.exists else None
 
-    def require(self, path: str) -> ChangeRecord:
+    def require(self, path: str) -> Znode:
         """As `find`.
 
         Raises:
             KeeperError: NONODE.
         """
-        record = self.find(path)
-        if record is None:
+        znode = self.find(path)
+        if znode is None:
             raise KeeperError(ErrorCode.NONODE)
-        return record
+        return znode
 
-    def put(self, path: str, record: ChangeRecord, previous_digest: int) -> None:
-        """`record` is how the txn being prepared leaves `path`; its digest is computed here."""
-        if self._tree.digest_enabled:
-            record.digest = fields_digest(
-                path or ROOT,
-                record.data,
-                record.czxid,
-                record.mzxid,
-                record.pzxid,
-                record.ctime,
-                record.mtime,
-                record.version,
-                record.cversion,
-                record.aversion,
-                record.owner,
-            )
-            self.digest = wrap64(self.digest - previous_digest + record.digest)
-        self._store(path, record)
-
-    def put_deleted(self, path: str, record: ChangeRecord) -> None:
-        """The txn being prepared deletes `path`; `record` is a copy of its last state."""
-        record.exists = False
-        self.digest = wrap64(self.digest - record.digest)
-        self._store(path, record)
-
-    def _store(self, path: str, record: ChangeRecord) -> None:
-        self._undo.append((path, self._records.get(path)))
-        self._records[path] = record
+    def put(self, path: str, record: ChangeRecord, previous: Znode | None) -> None:
+        """`record` is how the txn being prepared leaves `path`, which was `previous` before."""
+        if self._digest_enabled:
+            before = 0
+            if previous is not None:
+                before = node_digest(path, previous) if previous.digest is None else previous.digest
+            self.digest = wrap64(self.digest - before + node_digest(path, record))
+        records = self._records
+        self._undo.append((path, records.get(path)))
+        records[path] = record
         self.queued += 1
 
-    def begin(self) -> None:
-        """A txn is going to be prepared."""
-        self._undo.clear()
+    def put_deleted(self, path: str, previous: Znode, zxid: int) -> None:
+        """Txn `zxid`, which is being prepared, deletes `path`."""
+        record = revised(previous, zxid)
+        record.exists = False
+        if self._digest_enabled:
+            self.digest = wrap64(self.digest - node_digest(path, previous))
+        records = self._records
+        self._undo.append((path, records.get(path)))
+        records[path] = record
+        self.queued += 1
 
-    def touched(self) -> list[str]:
-        """Paths that the txn being prepared has changed, for `applied`."""
-        return [path for path, _ in self._undo]
+    def take_undo(self) -> Undo:
+        """The txn being prepared is proposed: what it has changed, for `applied`."""
+        undo = self._undo
+        self._undo = []
+        return undo
 
     def roll_back(self, digest: int) -> None:
-        """The txn being prepared fails: restore what was there at `begin`, when the digest was `digest`."""
+        """The txn being prepared fails: restore what was there before it, when the digest was `digest`."""
         for path, previous in reversed(self._undo):
             self.removed += 1
             if previous is None:
@@ -195,10 +146,10 @@ class OutstandingChanges:
         self._undo.clear()
         self.digest = digest
 
-    def applied(self, paths: list[str] | tuple[()], zxid: int) -> None:
-        """Txn `zxid`, which changed `paths`, is in the tree now."""
+    def applied(self, undo: Undo, zxid: int) -> None:
+        """Txn `zxid`, which changed the paths of `undo`, is in the tree now."""
         records = self._records
-        for path in paths:
+        for path, _ in undo:
             record = records.get(path)
             if record is not None and record.zxid == zxid:
                 del records[path]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zkpy.core import paths
 from zkpy.core.errors import KeeperError
 from zkpy.core.owners import CONTAINER_OWNER, EPHEMERAL, TTL_MAX_MS, ttl_owner
-from zkpy.core.pipeline.changes import ChangeRecord, OutstandingChanges
+from zkpy.core.pipeline.changes import ChangeRecord, OutstandingChanges, child_count, revised
 from zkpy.core.pipeline.multi import read_write_ops
 from zkpy.core.quotas import LIMIT_NAME, MalformedQuotaError, QuotaTrack, limits_path, stats_path
 from zkpy.core.txn import Txn
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zkpy.core.acl import AccessRules
-    from zkpy.core.data_tree import DataTree
+    from zkpy.core.data_tree import DataTree, Znode
     from zkpy.core.pipeline.request import Request
     from zkpy.core.session_tracker import SessionTracker
     from zkpy.core.stats import CoreStats
@@ -139,7 +139,6 @@ class PrepStage:
             raise CounterExhaustedError
         zxid = self.last_zxid + 1
         changes = self.changes
-        changes.begin()
         digest_before = changes.digest
         op = request.op
         type_ = op
@@ -167,7 +166,7 @@ class PrepStage:
             record,
             changes.digest if has_digest else None,
         )
-        request.changed = changes.touched()
+        request.undo = changes.take_undo()
 
     def discard(self, last_zxid: int) -> None:
         """Nothing proposed beyond `last_zxid`, the last applied txn, will happen."""
@@ -229,7 +228,8 @@ class PrepStage:
         if parent.owner and self._tree.owners.kind(parent.owner) == EPHEMERAL:
             raise KeeperError(ErrorCode.NOCHILDRENFOREPHEMERALS)
         data: bytes | None = create.data
-        self._check_quota(path, 1, 0 if data is None else len(data))
+        if self._tree.quotas.paths:
+            self._check_quota(path, 1, 0 if data is None else len(data))
         if path == f"{paths.QUOTA_ROOT}/{LIMIT_NAME}":
             # Apache stores it and dies (client protocol §20): the root cannot have a quota.
             raise KeeperError(ErrorCode.BADARGUMENTS)
@@ -242,7 +242,7 @@ class PrepStage:
             owner = request.session_id if flags in _EPHEMERAL_FLAGS else 0
         self._put_parent(parent_path, parent, zxid, 1, cversion)
         acl = self._tree.acls.view(entries)
-        changes.put(path, ChangeRecord.of_new(data, acl, owner, zxid, time_ms), 0)
+        changes.put(path, ChangeRecord.created(data, acl, owner, zxid, time_ms), None)
         if op == OpCode.CREATE_CONTAINER:
             return CreateContainerTxn(path, data, entries, cversion)
         if op == OpCode.CREATE_TTL:
@@ -262,14 +262,14 @@ class PrepStage:
             # Apache lets a negative ttl pass here and dies of the txn (client protocol §20).
             raise KeeperError(ErrorCode.BADARGUMENTS)
 
-    def _put_parent(self, path: str, parent: ChangeRecord, zxid: int, children: int, cversion: int) -> None:
-        changed = parent.copy(zxid)
+    def _put_parent(self, path: str, parent: Znode, zxid: int, children: int, cversion: int) -> None:
+        changed = revised(parent, zxid)
         changed.child_count += children
         # Compat: the applied tree only ever raises cversion and pzxid together (sequence overflow, §9.2), but
         # Apache's outstanding record moves on regardless; both are visible to pipelined sequential creates.
         changed.cversion = cversion
         changed.pzxid = zxid
-        self.changes.put(path, changed, parent.digest)
+        self.changes.put(path, changed, parent)
 
     def _delete(self, path: str | None, version: int, ids: Sequence[Id], zxid: int) -> DeleteTxn:
         parent_path = self._deletable_parent(path)
@@ -280,7 +280,7 @@ class PrepStage:
         node = changes.require(path)
         if version not in (ANY_VERSION, node.version):
             raise KeeperError(ErrorCode.BADVERSION)
-        if node.child_count > 0:
+        if child_count(node) > 0:
             raise KeeperError(ErrorCode.NOTEMPTY)
         return self._put_deleted(path, node, parent_path, parent, zxid)
 
@@ -289,7 +289,7 @@ class PrepStage:
         assert path is not None
         changes = self.changes
         node = changes.require(path)
-        if node.child_count > 0:
+        if child_count(node) > 0:
             raise KeeperError(ErrorCode.NOTEMPTY)
         if self._tree.owners.kind(node.owner) == EPHEMERAL:
             raise KeeperError(ErrorCode.BADVERSION)
@@ -306,31 +306,32 @@ class PrepStage:
             raise KeeperError(ErrorCode.BADARGUMENTS)
         return paths.parent_of(path)
 
-    def _put_deleted(
-        self, path: str, node: ChangeRecord, parent_path: str, parent: ChangeRecord, zxid: int
-    ) -> DeleteTxn:
+    def _put_deleted(self, path: str, node: Znode, parent_path: str, parent: Znode, zxid: int) -> DeleteTxn:
         self._check_usage_is_readable(path)
         self._put_parent(parent_path, parent, zxid, -1, parent.cversion)
-        self.changes.put_deleted(path, node.copy(zxid))
+        self.changes.put_deleted(path, node, zxid)
         return DeleteTxn(path)
 
     def _set_data(self, set_data: Any, ids: Sequence[Id], zxid: int, time_ms: int) -> SetDataTxn:
         path: str = set_data.path
-        if not paths.is_valid(path):
-            raise KeeperError(ErrorCode.BADARGUMENTS)
-        node = self.changes.require(path)
-        self._require_perm(node, Perms.WRITE, ids)
+        node = self.changes.find(path)
+        if node is None or not path:
+            # Only a path that names no node can be invalid, but for the alias of the root.
+            raise KeeperError(ErrorCode.NONODE if paths.is_valid(path) else ErrorCode.BADARGUMENTS)
+        if not node.acl.anyone & Perms.WRITE:
+            self._require_perm(node, Perms.WRITE, ids)
         data: bytes | None = set_data.data
-        size = 0 if data is None else len(data)
-        self._check_quota(path, 0, size - (0 if node.data is None else len(node.data)))
+        if self._tree.quotas.paths:
+            size = 0 if data is None else len(data)
+            self._check_quota(path, 0, size - (0 if node.data is None else len(node.data)))
         if set_data.version not in (ANY_VERSION, node.version):
             raise KeeperError(ErrorCode.BADVERSION)
-        changed = node.copy(zxid)
+        changed = revised(node, zxid)
         changed.version = version = wrap32(node.version + 1)
         changed.mtime = time_ms
         changed.mzxid = zxid
         changed.data = data
-        self.changes.put(path, changed, node.digest)
+        self.changes.put(path, changed, node)
         return SetDataTxn(path, data, version)
 
     def _set_acl(self, set_acl: Any, ids: Sequence[Id], zxid: int) -> SetACLTxn:
@@ -342,10 +343,10 @@ class PrepStage:
         self._require_perm(node, Perms.ADMIN, ids)
         if set_acl.version not in (ANY_VERSION, node.aversion):
             raise KeeperError(ErrorCode.BADVERSION)
-        changed = node.copy(zxid)
+        changed = revised(node, zxid)
         changed.aversion = version = wrap32(node.aversion + 1)
         changed.acl = self._tree.acls.view(entries)
-        self.changes.put(path, changed, node.digest)
+        self.changes.put(path, changed, node)
         return SetACLTxn(path, entries, version)
 
     def _check(self, check: Any, ids: Sequence[Id]) -> CheckVersionTxn:
@@ -366,7 +367,7 @@ class PrepStage:
             parent = changes.require(parent_path)
             node = changes.require(path)
             self._put_parent(parent_path, parent, zxid, -1, parent.cversion)
-            changes.put_deleted(path, node.copy(zxid))
+            changes.put_deleted(path, node, zxid)
         self._sessions.set_closing(session_id)
         return CloseSessionTxn([*owned]) if self._close_lists_paths else None
 
@@ -409,7 +410,7 @@ class PrepStage:
 
     # -- rules shared by several operations
 
-    def _require_perm(self, record: ChangeRecord, perm: int, ids: Sequence[Id]) -> None:
+    def _require_perm(self, record: Znode, perm: int, ids: Sequence[Id]) -> None:
         if not record.acl.anyone & perm and not self._access.allows(record.acl, perm, ids):
             raise KeeperError(ErrorCode.NOAUTH)
 

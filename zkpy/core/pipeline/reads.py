@@ -72,16 +72,16 @@ def reply_frame(xid: int, zxid: int, err: int, body: bytes) -> bytes:
 
 
 class ReadStage:
-    """Serves reads, pings and everything about watches."""
+    """Serves reads, pings and everything about watches; `handlers` has an entry for each opcode it serves."""
 
-    __slots__ = ("_access", "_handlers", "_stats", "_tree", "_watches")
+    __slots__ = ("_access", "_stats", "_tree", "_watches", "handlers")
 
     def __init__(self, tree: DataTree, watches: WatchManager, access: AccessRules, stats: CoreStats) -> None:
         self._tree = tree
         self._watches = watches
         self._access = access
         self._stats = stats
-        self._handlers: dict[int, Callable[[ClientLink, int, bytes, Ids], bytes | None]] = {
+        self.handlers: dict[int, Callable[[ClientLink, int, bytes, Ids], bytes | None]] = {
             OpCode.GET_DATA: self._get_data,
             OpCode.EXISTS: self._exists,
             OpCode.PING: self._ping,
@@ -100,14 +100,10 @@ class ReadStage:
             OpCode.WHO_AM_I: self._who_am_i,
         }
 
-    def knows(self, op: int) -> bool:
-        """Whether `op` is a read."""
-        return op in self._handlers
-
     def serve(self, link: ClientLink, xid: int, op: int, frame: bytes, ids: Ids) -> None:
         """Append the reply, and before it the events it catches up with."""
         try:
-            body = self._handlers[op](link, xid, frame, ids)
+            body = self.handlers[op](link, xid, frame, ids)
         except KeeperError as error:
             self._reply(link, xid, error.code, b"")
         except DecodeError:

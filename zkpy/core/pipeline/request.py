@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zkpy.core.link import ClientLink
+    from zkpy.core.pipeline.changes import Undo
     from zkpy.core.txn import Txn
     from zkpy_protocol.records import Id
 
@@ -19,21 +20,19 @@ class Request:
         arrival_ms: monotonic clock at that moment.
         txn: what it became; None for a read, and for a write that was refused before it got a zxid.
         err: reply of such a refused write.
-        changed: paths of its outstanding change records.
-        ready: the answer can be given: the txn is applied, or there is none to wait for.
+        undo: its outstanding change records.
     """
 
     __slots__ = (
         "arrival_ms",
-        "changed",
         "err",
         "frame",
         "ids",
         "link",
         "op",
-        "ready",
         "session_id",
         "txn",
+        "undo",
         "xid",
     )
 
@@ -56,5 +55,4 @@ class Request:
         self.arrival_ms = arrival_ms
         self.txn: Txn | None = None
         self.err = 0
-        self.changed: list[str] | tuple[()] = ()
-        self.ready = False
+        self.undo: Undo = []
