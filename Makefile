@@ -2,8 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
+SERVERS ?= 1
+SECONDS_EACH ?= 60
 
-.PHONY: setup run test check generate clean
+.PHONY: setup run test check generate fuzz bench clean conformance conformance-wire conformance-fuzz \
+	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash
 
 setup: $(STAMP)
 
@@ -12,11 +15,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-run: setup
+run: setup  ## a server on port 2181, data in ./zkpy-data
 	$(BIN)/zkpy server
 
-test: setup
-	$(BIN)/python -m pytest
+test: setup  ## needs Python only
+	$(BIN)/python -m pytest -n 2
 
 check: setup
 	$(BIN)/ruff check .
@@ -24,8 +27,41 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m zkpy_protocol.codegen --check
 
-generate: setup
+generate: setup  ## protocol/zkpy_protocol/records.py from the schema
 	$(BIN)/python -m zkpy_protocol.codegen
 
+fuzz: setup  ## coverage-guided, SECONDS_EACH per input surface
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS_EACH)
+
+bench: setup  ## beside Apache ZooKeeper 3.9.5: needs Java, Maven, cc
+	$(BIN)/python bench/run.py
+
+# The rest needs Java and Maven, and fetches what it compares with: conformance/README.md.
+conformance: conformance-wire conformance-handover conformance-clients conformance-crash
+
+conformance-wire: setup
+	$(BIN)/python conformance/golden_wire.py
+
+conformance-fuzz: setup
+	$(BIN)/python conformance/fuzz.py --resume
+
+conformance-handover: setup
+	$(BIN)/python conformance/handover.py
+
+conformance-kazoo: setup
+	$(BIN)/python conformance/kazoo_suite.py --servers $(SERVERS)
+
+conformance-kafka: setup
+	$(BIN)/python conformance/kafka_run.py --servers $(SERVERS)
+
+conformance-hbase: setup
+	$(BIN)/python conformance/hbase_run.py --servers $(SERVERS)
+
+conformance-clients: setup
+	$(BIN)/python conformance/clients/run.py
+
+conformance-crash: setup
+	$(BIN)/python conformance/crash_run.py
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .work build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
