@@ -171,14 +171,12 @@ class AccessRules:
         """
         if not requested:
             raise KeeperError(ErrorCode.INVALIDACL)
-        fixed: list[ACL] = []
-        seen: list[ACL] = []
+        # Duplicates of the whole list first: a null that is met there wins over an invalid entry before it.
+        unique: list[ACL] = []
         for entry in requested:
-            if any(_same(entry, other) for other in seen):
-                continue
-            seen.append(entry)
-            fixed.extend(self._fixed(entry, ids))
-        return fixed
+            if not any(_same(entry, other) for other in unique):
+                unique.append(entry)
+        return [fixed for entry in unique for fixed in self._fixed(entry, ids)]
 
     def _fixed(self, entry: ACL, ids: Iterable[Id]) -> list[ACL]:
         scheme = entry.id.scheme
