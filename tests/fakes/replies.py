@@ -120,7 +120,6 @@ class Reply:
     def __hash__(self) -> int:
         return hash((self.xid, self.zxid, self.err, self.body))
 
-    @property
     def ok(self) -> Reply:
         """This reply, which is no error."""
         assert self.err == ErrorCode.OK, self
@@ -129,40 +128,40 @@ class Reply:
     @property
     def stat(self) -> Stat:
         """The Stat at the end."""
-        stat, end = decode_stat(self.ok.body, len(self.body) - STAT_BYTES)
+        stat, end = decode_stat(self.ok().body, len(self.body) - STAT_BYTES)
         assert end == len(self.body)
         return stat
 
     @property
     def path(self) -> str | None:
         """Path of a create, create2 or sync."""
-        response, _ = decode_create_response(self.ok.body)
+        response, _ = decode_create_response(self.ok().body)
         return response.path
 
     @property
     def data(self) -> bytes | None:
         """Data of a getData."""
-        response, end = decode_get_data_response(self.ok.body)
+        response, end = decode_get_data_response(self.ok().body)
         assert end == len(self.body)
         return response.data
 
     @property
     def children(self) -> list[str | None]:
         """Children of a getChildren or getChildren2, sorted; paths of a getEphemerals."""
-        response, _ = decode_get_children_response(self.ok.body)
+        response, _ = decode_get_children_response(self.ok().body)
         return sorted(response.children or [], key=str)
 
     @property
     def acl(self) -> list[ACL]:
         """Entries of a getACL."""
-        response, end = decode_get_acl_response(self.ok.body)
+        response, end = decode_get_acl_response(self.ok().body)
         assert end == len(self.body)
         return response.acl or []
 
     @property
     def number(self) -> int:
         """The only int of the body."""
-        assert len(self.ok.body) == 4
+        assert len(self.ok().body) == 4
         return int.from_bytes(self.body, signed=True)
 
     @property
