@@ -2,7 +2,7 @@
 """Many seeds of difffuzz.py: Apache 3.9.5 is the oracle, zkpy the candidate.
 
     fuzz.py                        1 000 000 operations: 20 seeds of 50 000, in turn with the settings `full` and `default`
-    fuzz.py --resume               the same, without the seeds that are already done
+    fuzz.py --resume               the same, without the seeds these sources have passed already
     fuzz.py --ops 20000 --seed 1   one seed, both settings: the short run for CI
 
 Each difference is minimized by difffuzz.py; its report (the steps that reproduce it, for `difffuzz.py --replay`) stays in
@@ -13,6 +13,7 @@ there is no oracle then), 1 a difference.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import subprocess
@@ -27,11 +28,19 @@ OUT = ROOT / ".work" / "fuzz"
 ZKPY = f"{ROOT / '.venv/bin/zkpy'} server {{jvmflags}} {{cfg}}"
 
 
+def fingerprint(candidate: str) -> str:
+    """Of the candidate's sources: results of other sources are not kept."""
+    digest = hashlib.sha256(candidate.encode())
+    for file in sorted([*(ROOT / "zkpy").rglob("*.py"), *(ROOT / "protocol/zkpy_protocol").rglob("*.py"), HERE / "difffuzz.py"]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def run_seed(a: argparse.Namespace, profile: str, seed: int) -> dict[str, object]:
     report = OUT / f"{profile}-{seed}-{a.ops}.json"
     if a.resume and report.exists():
         done = json.loads(report.read_text())
-        if done["ops"] >= a.ops and not done["differences"]:
+        if done["ops"] >= a.ops and not done["differences"] and done.get("sources") == a.sources:
             return done
     report.unlink(missing_ok=True)
     argv = [sys.executable, str(HERE / "difffuzz.py"), "--oracle-cmd", a.oracle, "--candidate-cmd", a.candidate, "--base-port", str(a.base_port),
@@ -44,7 +53,9 @@ def run_seed(a: argparse.Namespace, profile: str, seed: int) -> dict[str, object
         code = subprocess.run(argv, stdout=None if a.verbose else log, stderr=subprocess.STDOUT).returncode
     if not report.exists():
         return {"ops": 0, "seconds": 0.0, "differences": {f"difffuzz.py ended with code {code} and no report (see {report.with_suffix('.log')})": {"count": 1, "step": 0}}}
-    return json.loads(report.read_text())
+    result = json.loads(report.read_text()) | {"sources": a.sources}
+    report.write_text(json.dumps(result, indent=1))
+    return result
 
 
 def main() -> int:
@@ -65,6 +76,7 @@ def main() -> int:
         print(f"SKIPPED: differential fuzzing needs a real Apache {a.oracle} as oracle, and {' and '.join(missing)} is not installed")
         return 0
     OUT.mkdir(parents=True, exist_ok=True)
+    a.sources = fingerprint(a.candidate)
     jobs = [(p, a.seed) for p in ("full", "default")] if a.seed is not None else [(("full", "default")[n % 2], n + 1) for n in range(a.seeds)]
     total = failed = 0
     started = time.monotonic()

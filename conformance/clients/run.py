@@ -183,10 +183,11 @@ def cli_mt(address: str) -> str:
     out = []
     commands = (HERE / "c/cli_mt.txt").read_text().splitlines()
     for command, text in session([CLI_MT, "-h", address], commands, quiet=0.12):
+        # Children come in no particular order, watchers and answers on different threads.
         out += [f"> {command}", *sorted(line for line in replaced(text, C_SESSION_RULES).splitlines() if line.strip())]
     for command in ("ls /", "get /c", "create /oneshot"):  # one that fails never ends, whatever the server
         text = subprocess.run([CLI_MT, "-h", address, "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=20).stdout.decode()
-        out += [f"$ {command}", *(line for line in replaced(text, C_SESSION_RULES).splitlines() if line.strip())]
+        out += [f"$ {command}", *sorted(line for line in replaced(text, C_SESSION_RULES).splitlines() if line.strip())]
     return "\n".join(out) + "\n"
 
 
