@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OPEN_ACL_ID = -1
 ALL_PERMS = 31
+_MASK32 = (1 << 32) - 1
 
 
 class AclProvider(Protocol):
@@ -220,3 +221,33 @@ def _same(entry: ACL, other: ACL) -> bool:
     if entry.id.id is None:
         raise KeeperError(ErrorCode.MARSHALLINGERROR)
     return entry.id.id == other.id.id
+
+
+def in_hash_order(ids: Iterable[Id]) -> tuple[Id, ...]:
+    """The identities of a connection in the order Apache lists them, each once.
+
+    Compat: Apache keeps them in a Java hash set, and an ``auth`` entry of an ACL becomes one entry per identity
+    in the order of that set. The order is that of the buckets, then of arrival.
+    """
+    distinct: list[Id] = []
+    for id_ in ids:
+        if id_ not in distinct:
+            distinct.append(id_)
+    buckets = 16
+    while 4 * len(distinct) >= 3 * buckets:
+        buckets *= 2
+    return tuple(sorted(distinct, key=lambda id_: _bucket(id_) & (buckets - 1)))
+
+
+def _bucket(id_: Id) -> int:
+    mixed = (37 * (37 * 17 + _java_hash(id_.scheme or "")) + _java_hash(id_.id or "")) & _MASK32
+    return mixed ^ mixed >> 16
+
+
+def _java_hash(text: str) -> int:
+    """``String.hashCode``, over UTF-16 units."""
+    units = text.encode("utf-16-be", "surrogatepass")
+    value = 0
+    for high, low in zip(units[::2], units[1::2], strict=True):
+        value = (31 * value + (high << 8 | low)) & _MASK32
+    return value

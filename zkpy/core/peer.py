@@ -19,7 +19,7 @@ import struct
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from zkpy.core.acl import AccessRules, AclProviders
+from zkpy.core.acl import AccessRules, AclProviders, in_hash_order
 from zkpy.core.link import CLOSE_AFTER_FLUSH, DROPPED, QUEUED_BYTES_MAX, ClientLink
 from zkpy.core.passwords import first_session_id, session_password
 from zkpy.core.pipeline.final import FinalStage, connect_frame, open_session, refuse_session
@@ -340,7 +340,7 @@ class Peer:
     def _authenticate(self, link: ClientLink, xid: int, op: int, frame: bytes) -> bool:
         outcome = self._auth.packet(link, frame) if op == OpCode.AUTH else self._auth.sasl(link, frame)
         if outcome.ids:
-            link.ids += tuple(id_ for id_ in outcome.ids if id_ not in link.ids)
+            link.ids = in_hash_order((*link.ids, *outcome.ids))
         if outcome.failed:
             self.stats.auth_failed += 1
         if outcome.answered:

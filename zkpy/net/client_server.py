@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from zkpy.auth.java_rules import host_address
 from zkpy.auth.providers import AuthFailed, PeerInfo
+from zkpy.core.acl import in_hash_order
 from zkpy.core.link import CLOSE_AFTER_FLUSH, CONNECTING, DROPPED, ClientLink
 from zkpy.net.tls import PeerRejected
 from zkpy_protocol.connection import FourLetterWord, ServerConnection
@@ -208,8 +209,8 @@ class ClientConnection(asyncio.Protocol):
             if link.x509_subject is not None:
                 provider = self._port.certificate_provider
                 assert provider is not None, "a secure port has a provider for certificates"
-                link.ids += tuple(
-                    provider.handle_authentication(None, PeerInfo(link.host, link.x509_subject))
+                link.ids = in_hash_order(
+                    (*link.ids, *provider.handle_authentication(None, PeerInfo(link.host, link.x509_subject)))
                 )
         except (PeerRejected, AuthFailed) as error:
             self._port.driver.peer.stats.auth_failed += 1
