@@ -5,6 +5,7 @@ Most cases run a stand-in for the ``zkpy`` command, so that they can make it fai
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -259,3 +260,44 @@ def test_status_of_a_server_without_ports_fails(installation: Installation) -> N
     status = installation.run("status")
     assert status.stdout.startswith("No client port and no secure client port")
     assert status.returncode == 1
+
+
+# ------------------------------------------------------------------------------------------------ the real server
+
+
+@pytest.fixture
+def real(installation: Installation) -> Installation:
+    installation.environ["ZKPY"] = str(Path(sys.executable).parent / "zkpy")
+    return installation
+
+
+@pytest.mark.slow
+def test_the_server_itself_is_started_asked_and_stopped(real: Installation) -> None:
+    started = real.run("start", JVMFLAGS="-Dzookeeper.maxCnxns=7")
+    assert started.stdout == "Starting zookeeper ... STARTED\n"
+    serving = json.loads(real.output.splitlines()[-1])
+    assert (serving["event"], serving["client_port"]) == ("server.serving", real.port)
+
+    status = real.run("status")
+    assert status.stdout.endswith("Client SSL: false.\nMode: standalone\n")
+    assert status.returncode == 0
+
+    stopped = real.run("stop")
+    assert (stopped.returncode, stopped.stdout) == (0, "Stopping zookeeper ... STOPPED\n")
+    assert real.run("status").returncode == 1
+    assert "Traceback" not in real.output
+
+
+@pytest.mark.slow
+def test_a_bad_configuration_fails_to_start_and_the_reason_is_in_the_output(real: Installation) -> None:
+    real.configure(f"dataDir={real.data_dir}", "tickTime=soon")
+    started = real.run("start")
+    assert (started.returncode, started.stdout) == (1, "Starting zookeeper ... FAILED TO START\n")
+    assert real.output == f"zkpy: {real.config}:2: tickTime=soon: expected a whole number\n"
+    real.pid_file.unlink()
+    assert real.run("start-foreground").returncode == 2
+
+
+@pytest.mark.slow
+def test_the_version_is_the_servers(real: Installation) -> None:
+    assert real.run("version").stdout.startswith("zkpy ")
