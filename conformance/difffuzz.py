@@ -1432,7 +1432,7 @@ class Pair:
                 else:
                     head = ln
                     groups.setdefault(head, [])
-            if w == b"wchc" and not all(re.fullmatch(r"(S\d+|0x[0-9a-f]+)?", k) for k in groups):
+            if w == b"wchc" and not all(re.fullmatch(r"S\d+|0x[0-9a-f]+", k) or not (k or v) for k, v in groups.items()):
                 # A watched path with a newline in it: what follows it cannot be told apart, and the order is free.
                 groups = {"lines": [ln for k, v in groups.items() for ln in (k, *v)]}
             out[w.decode()] = {k: sorted(v) for k, v in groups.items()}
