@@ -1838,6 +1838,7 @@ def main() -> int:
     a = ap.parse_args()
     if not (a.oracle or a.oracle_cmd) or not (a.candidate or a.candidate_cmd):
         ap.error("need an oracle and a candidate")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     run = Run(a)
     run.elapsed, run.ops, run.steps = 0.0, 0, 0
     small = None
