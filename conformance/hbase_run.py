@@ -339,7 +339,7 @@ def scenario(promises: Promises, home: Path, kind: str, count: int) -> None:
         assert len(cluster.alive()) == 4
 
     with promises.promise(
-        "the region server of hbase:meta killed -9: its znode vanishes at its time, regions move"
+        "the region server of hbase:meta killed -9: its znode vanishes at its time, regions move", needed=True
     ) as remarks:
         name = driver("meta")
         dead = next(d for d in cluster.region_servers if d.owns(name))
