@@ -121,16 +121,16 @@ class AuthConfig:
     enforce_auth_enabled: bool = _property("enforce.auth.enabled", values.boolean, False)
     enforce_auth_schemes: tuple[str, ...] = _property("enforce.auth.schemes", values.names, ())
     ensemble_auth_names: tuple[str, ...] = _property("ensembleAuthName", values.names, ())
-    enable_eager_acl_check: bool = _property("enableEagerACLCheck", values.boolean, False)
+    enable_eager_acl_check: bool = _property("enableEagerACLCheck", values.boolean, False, is_effective=False)
     sasl_server_config: str = _property("sasl.serverconfig", values.text, "Server")
     jaas_file: str | None = _property(
         "java.security.auth.login.config", values.optional_text, None, as_is=True
     )
     kerberos_remove_host_from_principal: bool = _property(
-        "kerberos.removeHostFromPrincipal", values.boolean, False
+        "kerberos.removeHostFromPrincipal", values.boolean, False, is_effective=False
     )
     kerberos_remove_realm_from_principal: bool = _property(
-        "kerberos.removeRealmFromPrincipal", values.boolean, False
+        "kerberos.removeRealmFromPrincipal", values.boolean, False, is_effective=False
     )
 
 
@@ -157,7 +157,9 @@ class TlsConfig:
     ciphersuites: tuple[str, ...] = _property("ssl.ciphersuites", values.names, ())
     hostname_verification: bool = _property("ssl.hostnameVerification", values.boolean, True)
     client_hostname_verification: bool = _property("ssl.clientHostnameVerification", values.boolean, False)
-    allow_reverse_dns_lookup: bool = _property("ssl.allowReverseDnsLookup", values.boolean, False)
+    allow_reverse_dns_lookup: bool = _property(
+        "ssl.allowReverseDnsLookup", values.boolean, False, is_effective=False
+    )
     crl: bool = _property("ssl.crl", values.boolean, False, is_effective=False)
     ocsp: bool = _property("ssl.ocsp", values.boolean, False, is_effective=False)
     client_auth: str = _property("ssl.clientAuth", values.choice("none", "want", "need"), "need")
@@ -179,44 +181,66 @@ class TlsConfig:
 class ThrottlingConfig:
     """Token bucket for new sessions, request throttler, large requests. Zero or negative switches most of them off."""
 
-    connection_throttle_tokens: int = _property("connection_throttle_tokens", values.java_integer, 0)
-    connection_throttle_fill_time_ms: int = _property("connection_throttle_fill_time", values.java_integer, 1)
-    connection_throttle_fill_count: int = _property("connection_throttle_fill_count", values.java_integer, 1)
+    connection_throttle_tokens: int = _property(
+        "connection_throttle_tokens", values.java_integer, 0, is_effective=False
+    )
+    connection_throttle_fill_time_ms: int = _property(
+        "connection_throttle_fill_time", values.java_integer, 1, is_effective=False
+    )
+    connection_throttle_fill_count: int = _property(
+        "connection_throttle_fill_count", values.java_integer, 1, is_effective=False
+    )
     connection_throttle_freeze_time_ms: int = _property(
-        "connection_throttle_freeze_time", values.java_integer, -1
+        "connection_throttle_freeze_time", values.java_integer, -1, is_effective=False
     )
     connection_throttle_drop_increase: float = _property(
-        "connection_throttle_drop_increase", values.fraction, 0.02
+        "connection_throttle_drop_increase", values.fraction, 0.02, is_effective=False
     )
     connection_throttle_drop_decrease: float = _property(
-        "connection_throttle_drop_decrease", values.fraction, 0.002
+        "connection_throttle_drop_decrease", values.fraction, 0.002, is_effective=False
     )
     connection_throttle_decrease_ratio: float = _property(
-        "connection_throttle_decrease_ratio", values.fraction, 0.0
+        "connection_throttle_decrease_ratio", values.fraction, 0.0, is_effective=False
     )
     connection_throttle_weight_enabled: bool = _property(
-        "connection_throttle_weight_enabled", values.boolean, False
+        "connection_throttle_weight_enabled", values.boolean, False, is_effective=False
     )
     connection_throttle_global_session_weight: int = _property(
-        "connection_throttle_global_session_weight", values.java_integer, 3
+        "connection_throttle_global_session_weight", values.java_integer, 3, is_effective=False
     )
     connection_throttle_renew_session_weight: int = _property(
-        "connection_throttle_renew_session_weight", values.java_integer, 2
+        "connection_throttle_renew_session_weight", values.java_integer, 2, is_effective=False
     )
     connection_throttle_local_session_weight: int = _property(
-        "connection_throttle_local_session_weight", values.java_integer, 1
+        "connection_throttle_local_session_weight", values.java_integer, 1, is_effective=False
     )
-    request_throttle_max_requests: int = _property("request_throttle_max_requests", values.java_integer, 0)
-    request_throttle_stall_time_ms: int = _property("request_throttle_stall_time", values.java_integer, 100)
-    request_throttle_drop_stale: bool = _property("request_throttle_drop_stale", values.boolean, True)
-    request_stale_latency_check: bool = _property("request_stale_latency_check", values.boolean, False)
-    request_stale_connection_check: bool = _property("request_stale_connection_check", values.boolean, True)
+    request_throttle_max_requests: int = _property(
+        "request_throttle_max_requests", values.java_integer, 0, is_effective=False
+    )
+    request_throttle_stall_time_ms: int = _property(
+        "request_throttle_stall_time", values.java_integer, 100, is_effective=False
+    )
+    request_throttle_drop_stale: bool = _property(
+        "request_throttle_drop_stale", values.boolean, True, is_effective=False
+    )
+    request_stale_latency_check: bool = _property(
+        "request_stale_latency_check", values.boolean, False, is_effective=False
+    )
+    request_stale_connection_check: bool = _property(
+        "request_stale_connection_check", values.boolean, True, is_effective=False
+    )
     request_throttler_shutdown_timeout_ms: int = _property(
-        "request_throttler.shutdownTimeout", values.java_integer, 10000
+        "request_throttler.shutdownTimeout", values.java_integer, 10000, is_effective=False
     )
-    throttled_op_wait_time_ms: int = _property("throttled_op_wait_time", values.java_integer, 0)
-    large_request_threshold: int = _property("largeRequestThreshold", values.java_integer, -1)
-    large_request_max_bytes: int = _property("largeRequestMaxBytes", values.java_integer, 104857600)
+    throttled_op_wait_time_ms: int = _property(
+        "throttled_op_wait_time", values.java_integer, 0, is_effective=False
+    )
+    large_request_threshold: int = _property(
+        "largeRequestThreshold", values.java_integer, -1, is_effective=False
+    )
+    large_request_max_bytes: int = _property(
+        "largeRequestMaxBytes", values.java_integer, 104857600, is_effective=False
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +258,7 @@ class EnsembleConfig:
     peer_type: str = _static(
         "peerType", values.choice("participant", "observer"), "participant", is_effective=False
     )
-    reconfig_enabled: bool = _static("reconfigEnabled", values.strict_boolean, False, is_effective=False)
+    reconfig_enabled: bool = _static("reconfigEnabled", values.strict_boolean, False)
     quorum_listen_on_all_ips: bool = _static(
         "quorumListenOnAllIPs", values.strict_boolean, False, is_effective=False
     )
@@ -304,7 +328,7 @@ class ServerConfig:
     data_dir: str = _static("dataDir", values.text)
     data_log_dir: str = _static("dataLogDir", values.text)
     datadir_autocreate: bool = _property("datadir.autocreate", values.boolean, True)
-    db_autocreate: bool = _property("db.autocreate", values.boolean, True)
+    db_autocreate: bool = _property("db.autocreate", values.boolean, True, is_effective=False)
     client_port: int | None = _static("clientPort", values.port, None)
     client_port_address: str | None = _static("clientPortAddress", values.optional_text, None)
     secure_client_port: int | None = _static("secureClientPort", values.port, None)
@@ -323,10 +347,14 @@ class ServerConfig:
     max_cnxns: int = _property("maxCnxns", values.java_integer, 0)
     global_outstanding_limit: int = _property("globalOutstandingLimit", values.java_integer, 1000)
     jute_max_buffer: int = _property("jute.maxbuffer", values.java_integer, 0xFFFFF, as_is=True)
-    jute_max_buffer_extra: int = _property("jute.maxbuffer.extrasize", values.java_integer)
-    max_response_cache_size: int = _property("maxResponseCacheSize", values.java_integer, 400)
+    jute_max_buffer_extra: int = _property(
+        "jute.maxbuffer.extrasize", values.java_integer, is_effective=False
+    )
+    max_response_cache_size: int = _property(
+        "maxResponseCacheSize", values.java_integer, 400, is_effective=False
+    )
     max_get_children_response_cache_size: int = _property(
-        "maxGetChildrenResponseCacheSize", values.java_integer, 400
+        "maxGetChildrenResponseCacheSize", values.java_integer, 400, is_effective=False
     )
 
     # Transaction log.
@@ -338,7 +366,7 @@ class ServerConfig:
     force_sync: bool = _property("forceSync", values.is_not_no, True)
     flush_delay_ms: int = _property("flushDelay", values.java_long, 0)
     max_batch_size: int = _property("maxBatchSize", values.java_integer, 1000)
-    commit_log_count: int = _property("commitLogCount", values.java_integer, 500)
+    commit_log_count: int = _property("commitLogCount", values.java_integer, 500, is_effective=False)
     close_session_txn_enabled: bool = _property("closeSessionTxn.enabled", values.boolean, True)
 
     # Snapshots.
@@ -349,7 +377,7 @@ class ServerConfig:
     )
     snapshot_trust_empty: bool = _property("snapshot.trust.empty", values.boolean, False)
     serialize_last_processed_zxid: bool = _property(
-        "serializeLastProcessedZxid.enabled", values.boolean, True
+        "serializeLastProcessedZxid.enabled", values.boolean, True, is_effective=False
     )
     autopurge_snap_retain_count: int = _static("autopurge.snapRetainCount", values.integer, 3)
     autopurge_purge_interval_hours: int = _static("autopurge.purgeInterval", values.integer, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,10 @@ def test_yes_and_no_keys_warn_about_other_words_and_take_them_as_apache_does() -
 def test_values_below_the_minimum_are_raised_with_a_warning() -> None:
     config = minimal("autopurge.snapRetainCount=1", "snapCount=1", "commitLogCount=10")
     assert (config.autopurge_snap_retain_count, config.snap_count, config.commit_log_count) == (3, 2, 500)
-    assert [notice.event for notice in config.notices] == ["config.value_raised"] * 3
+    raised = [
+        notice.fields["raised_to"] for notice in config.notices if notice.event == "config.value_raised"
+    ]
+    assert raised == [3, 2, 500]
 
 
 def test_a_snapshot_size_limit_of_zero_means_off() -> None:
@@ -283,6 +287,20 @@ def test_keys_that_nobody_knows_become_properties_and_are_named_in_one_warning()
     config = minimal("snapcount=5", "zookeeper.maxCnxns=5")
     assert notices(config) == {"config.unknown_keys": {"keys": ["snapcount", "zookeeper.maxCnxns"]}}
     assert config.system_properties["zookeeper.snapcount"] == "5"
+
+
+def test_a_key_has_an_effect_exactly_if_something_reads_its_field() -> None:
+    """Otherwise the notice about keys without effect would lie."""
+    package = Path(config_module.__file__).parents[1]
+    sources = "\n".join(
+        file.read_text() for file in sorted(package.rglob("*.py")) if file != Path(config_module.__file__)
+    )
+    # What the loader itself acts on: which lines make an ensemble, and the whitelist of a read-only server.
+    used_by_loader = {"standalone_enabled", "dynamic_config_file", "readonlymode_enabled"}
+    for part, cls in (("config", ServerConfig), *config_module._SECTIONS.items()):
+        for field_name, key, _ in config_module._keys_of(cls):
+            is_read = re.search(rf"{part}\.{field_name}\b", sources) or field_name in used_by_loader
+            assert bool(is_read) == key.is_effective, key.name
 
 
 def test_no_key_is_listed_twice() -> None:

@@ -1,4 +1,4 @@
-"""zoo.cfg.example says what the code does: every key that has an effect, with its real default."""
+"""zoo.cfg.example says what the code does: which keys have an effect, and their real defaults."""
 
 from __future__ import annotations
 
@@ -45,9 +45,13 @@ def test_the_example_as_it_stands_is_what_a_server_without_a_file_runs_with() ->
             assert getattr(example, name) == getattr(built_in, name), name
 
 
-def test_every_key_with_an_effect_is_in_the_example_and_no_other() -> None:
-    effective = {key.name for key in config_module._KEYS if key.is_effective}
-    assert set(DOCUMENTED) == effective | {"authProvider.1", "superUser"}
+def test_every_key_with_an_effect_is_in_the_example_and_those_without_say_so() -> None:
+    keys = {key.name: key for key in config_module._KEYS}
+    families = {"authProvider.1", "superUser"}
+    assert {name for name, key in keys.items() if key.is_effective} | families <= set(DOCUMENTED)
+    for name in set(DOCUMENTED) - families:
+        _, comment = DOCUMENTED[name]
+        assert ("[no effect yet]" in comment) != keys[name].is_effective, name
 
 
 @pytest.mark.parametrize("key", sorted(set(DOCUMENTED) - UNREADABLE - {"dataDir", "clientPort", "tickTime"}))
@@ -56,11 +60,14 @@ def test_a_documented_value_is_the_default_unless_it_says_that_there_is_none(key
     base = BASE + COMPANIONS.get(key, "")
     before = config_from_text(base)
     after = config_from_text(f"{base}{key}={value}\n")
-    assert after.notices == ()
+    has_effect = "[no effect yet]" not in comment
+    assert [notice.event for notice in after.notices] == (
+        [] if has_effect else ["config.keys_without_effect"]
+    )
     changed = {
         name
         for name in before.__slots__
-        if name not in {"config_file", "config_text", "system_properties"}
+        if name not in {"config_file", "config_text", "system_properties", "notices"}
         and getattr(before, name) != getattr(after, name)
     }
     if changed:
@@ -69,7 +76,7 @@ def test_a_documented_value_is_the_default_unless_it_says_that_there_is_none(key
 
 def test_the_example_says_where_else_a_key_may_be_given() -> None:
     for key in config_module._KEYS:
-        if key.is_effective:
+        if key.name in DOCUMENTED:
             _, comment = DOCUMENTED[key.name]
             assert key.is_static == ("[zoo.cfg only]" in comment), key.name
             assert key.is_as_is == ("[plain]" in comment), key.name
