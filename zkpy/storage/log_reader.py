@@ -88,7 +88,7 @@ class LogReader:
         self._fs = fs
         self.paths = paths
         self._after_zxid = after_zxid
-        self._seen: dict[str, dict[int, bytes]] = {}
+        self._seen: dict[str, dict[int, tuple[int, bytes]]] = {}
         self.path = ""
         self.offset = 0
         self.repairs: list[Repair] = []
@@ -201,15 +201,12 @@ class LogReader:
         for path in paths:
             entries = self._seen.get(path)
             if entries is None:
-                # Damage would have been found when the file was read: this is the second time.
-                entries = self._seen[path] = {
-                    _long.unpack_from(payload, 12)[0]: payload
-                    for offset, payload in self._scan(path, is_newest=False)
-                    if path != self.path or offset < here
-                }
-            first = entries.get(zxid)
-            if first is not None:
-                if first == payload:
+                entries = self._seen[path] = {}
+                for offset, first in self._scan(path, is_newest=False):
+                    entries.setdefault(_long.unpack_from(first, 12)[0], (offset, first))
+            found = entries.get(zxid)
+            if found is not None and (path != self.path or found[0] < here):
+                if found[1] == payload:
                     return
                 break
         self.offset = here

@@ -105,18 +105,9 @@ class RealFs:
         return RealFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
 
     def read(self, path: str, offset: int = 0, size: int | None = None) -> bytes:
-        with open(path, "rb", buffering=0) as file:
-            left = max(os.fstat(file.fileno()).st_size - offset, 0)
-            if size is not None and size < left:
-                left = size
+        with open(path, "rb") as file:
             file.seek(offset)
-            data = file.read(left)
-            while len(data) < left:  # a single read ends at 2 GiB
-                more = file.read(left - len(data))
-                if not more:
-                    break
-                data += more
-            return data
+            return file.read(-1 if size is None else size)
 
     def size(self, path: str) -> int:
         return os.stat(path).st_size

@@ -114,6 +114,9 @@ class TestTail:
         assert result.zxids == [1]
         assert result.repairs == [("/0", len(log(1)), False)]
 
+    def test_it_is_cut_off_however_far_behind_it_is(self) -> None:
+        assert read(log(1) + bytes(70_000) + b"\x07").repairs == [("/0", len(log(1)), False)]
+
     def test_an_older_file_with_a_tail_is_what_apache_leaves(self) -> None:
         """It goes on in a new file with the zxid that was lost, and does not touch the old one."""
         result = read(log(1, 2)[:-5] + bytes(100), log(2, 3, fill=9))
@@ -240,7 +243,7 @@ class TestOrder:
 
     def test_the_same_txns_again_are_skipped(self) -> None:
         assert read(log(1, 2, 3), log(2, 3, 4)).zxids == [1, 2, 3, 4]
-        assert read(log(1, 2, 2, 3)).zxids == [1, 2, 3]
+        assert read(log(1, 2, 2, 3, 3, 1, 4)).zxids == [1, 2, 3, 4]
         assert read(log(1, 2, 3), log(2, 3), log(3, 4), log(4, 5)).zxids == [1, 2, 3, 4, 5]
 
     def test_other_txns_with_known_numbers_are_refused(self) -> None:
@@ -248,6 +251,10 @@ class TestOrder:
         assert (error.path, error.offset) == ("/1", 16)
         assert "0x2 is another one" in error.problem
         assert refused(log(1, 2) + encode_entry(payload(2, fill=5))).offset == 16 + 2 * ENTRY
+
+    def test_a_number_from_before_that_was_not_there_is_refused(self) -> None:
+        error = refused(log(1, EPOCH + 1, 2))
+        assert error.offset == 16 + 2 * ENTRY
 
     def test_other_txns_below_the_snapshot_do_not_matter(self) -> None:
         assert read(log(1, 2, 3), log(2, 3, 4, fill=5), after=3).zxids == [4]
