@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zkpy.core.link import ClientLink
+    from zkpy.net.tls_listener import TlsListener
     from zkpy.ops.config import ServerConfig
 
 EXIT_OK = 0
@@ -50,7 +51,8 @@ EXIT_DATA_DIR = 3
 
 _HOUR_S = 3600
 _SILENCE_CHECK_S = 1.0
-_BACKLOG = 50  # Apache's, from Java
+# Apache's 50 makes the clients of a busy start wait for a second attempt.
+_BACKLOG = 1024
 # Generation thresholds that keep collections off the request path: garbage here is rarely cyclic.
 _GC_THRESHOLDS = (50_000, 50, 100)
 
@@ -100,6 +102,7 @@ class Server:
         self._stop_asked = asyncio.Event()
         self._exit_code = EXIT_OK
         self._listeners: list[asyncio.Server] = []
+        self._tls_listeners: list[TlsListener] = []
         self._ports: list[ClientPort] = []
         self._timers: list[asyncio.TimerHandle] = []
         self._started_ms = clock.mono_ms()
@@ -269,23 +272,35 @@ class Server:
         self, loop: asyncio.AbstractEventLoop, port: ClientPort, address: str | None, number: int
     ) -> int:
         backlog = self._config.client_port_listen_backlog
+        if backlog <= 0:
+            backlog = _BACKLOG
         try:
-            sock = _listening_socket(address, number, backlog if backlog > 0 else _BACKLOG)
+            sock = _listening_socket(address, number, backlog)
         except OSError as error:
             where = f"{address or '*'}:{number}"
             raise StartError(
                 f"cannot listen on {where}: {error.strerror or error}", EXIT_UNEXPECTED
             ) from error
-        listener = await loop.create_server(
-            lambda: ClientConnection(port),
-            sock=sock,
-            ssl=None if port.tls is None else port.tls.context,
-        )
-        self._listeners.append(listener)
+        in_use = int(sock.getsockname()[1])
+        if port.tls is None:
+            self._listeners.append(
+                await loop.create_server(lambda: ClientConnection(port), sock=sock, backlog=backlog)
+            )
+        else:
+            from zkpy.net.tls_listener import TlsListener
+
+            self._tls_listeners.append(
+                TlsListener(sock, port.tls.context, lambda: ClientConnection(port), self._handshake_failed)
+            )
         self._ports.append(port)
-        return int(sock.getsockname()[1])
+        return in_use
 
     # -- while it runs
+
+    def _handshake_failed(self, host: str, reason: str) -> None:
+        self._peer.stats.auth_failed += 1
+        self._peer.stats.unsuccessful_handshakes += 1
+        log.warning("tls.handshake_failed", client=host, reason=reason)
 
     def _schedule(self, interval_s: float, action: Callable[[], object]) -> None:
         """Call `action` again and again until the server closes."""
@@ -368,6 +383,10 @@ class Server:
         for port in self._ports:
             port.close_all()
         self._listeners.clear()
+        for tls_listener in self._tls_listeners:
+            tls_listener.close()
+            await tls_listener.wait_closed()
+        self._tls_listeners.clear()
         if hasattr(self, "_driver"):
             self._driver.stop()
             self._snapshots.stop()

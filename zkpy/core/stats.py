@@ -111,6 +111,7 @@ class CoreStats:
         "sessions_expired",
         "stale_requests_dropped",
         "throttled_ops",
+        "unsuccessful_handshakes",
         "update_latency",
         "watch_bytes",
         "watchers_told",
@@ -162,6 +163,7 @@ class CoreStats:
         self.sessions_expired = 0
         self.stale_requests_dropped = 0
         self.throttled_ops = 0
+        self.unsuccessful_handshakes = 0
         self.watch_bytes = 0
 
     @property

@@ -78,7 +78,6 @@ _ABSENT: Mapping[str, tuple[str, ...]] = {
         "response_packet_get_children_cache_misses",
         # Netty
         "tls_handshake_exceeded",
-        "unsuccessful_handshake",
         "cnxn_closed_without_zk_server_running",
         # such an error ends the process
         "unrecoverable_error_count",
@@ -261,6 +260,7 @@ def counters(view: ServerView) -> dict[str, int]:
         "stale_sessions_expired": stats.sessions_expired,
         "stale_requests_dropped": stats.stale_requests_dropped,
         "throttled_ops": stats.throttled_ops,
+        "unsuccessful_handshake": stats.unsuccessful_handshakes,
         "large_requests_rejected": stats.large_requests_rejected,
         "prep_processor_request_queued": stats.prepared,
         "sync_processor_request_queued": view.driver.log_stats.batch_size.sum,
