@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
@@ -15,7 +16,21 @@ import structlog
 from zkpy import __version__, cli
 from zkpy.ops.config import ServerConfig, config_from_text
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Logging as it was, after a test that runs the command to its end."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -70,29 +85,30 @@ def test_arguments_default_to_those_of_the_process(
 
 
 def test_the_server_runs_with_its_configuration_after_the_notices_are_logged(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    restored_logging: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[ServerConfig] = []
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
 
     def run(config: ServerConfig) -> int:
         ran.append(config)
         return 3
 
     config = config_from_text("dataDir=/var/zk\nsnapcount=5\ninitLimit=5\n")
-    try:
-        assert cli.run_configured(config, run) == 3
-    finally:
-        structlog.reset_defaults()
-        root.handlers[:] = handlers
-        root.setLevel(level)
+    assert cli.run_configured(config, run) == 3
     assert ran == [config]
     records = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [(record["level"], record["event"], record["keys"]) for record in records] == [
         ("info", "config.keys_without_effect", ["initLimit"]),
         ("warning", "config.unknown_keys", ["snapcount"]),
     ]
+
+
+def test_the_exit_code_is_the_servers(
+    restored_logging: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["server", "0", str(tmp_path / "file" / "data")]) == 3  # no access to the data directory
+    assert json.loads(capfd.readouterr().err.splitlines()[0])["event"] == "server.cannot_start"
 
 
 def test_the_package_runs_as_a_module() -> None:
