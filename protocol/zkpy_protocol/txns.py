@@ -11,6 +11,8 @@ multi, and a digest behind a closeSession without record, cannot, and are refuse
 
 from __future__ import annotations
 
+import struct
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from zkpy_protocol.errors import DecodeError
@@ -41,8 +43,6 @@ from zkpy_protocol.records import (
     decode_multi_txn,
     decode_set_acl_txn,
     decode_set_data_txn,
-    decode_txn_digest,
-    decode_txn_header,
     encode_check_version_txn,
     encode_close_session_txn,
     encode_create_container_txn,
@@ -78,7 +78,12 @@ TxnRecord = (
 # What a create before 3.4 did not record: the parent's cversion, to be counted up on replay.
 PARENT_C_VERSION_UNKNOWN = -1
 
+_HEADER_SIZE = 32
 _DIGEST_SIZE = 12
+_CLOSE_SESSION = int(OpCode.CLOSE_SESSION)
+_CHECK = int(OpCode.CHECK)
+_unpack_header = Struct(">qiqqi").unpack_from
+_unpack_digest = Struct(">iq").unpack_from
 
 
 def _decode_create(buf: bytes, pos: int) -> tuple[CreateTxn, int]:
@@ -126,16 +131,28 @@ def decode_payload(payload: bytes) -> tuple[TxnHeader, TxnRecord | None, TxnDige
 
     Bytes behind the record that are too few for a digest are no digest, as with Apache.
     """
-    header, pos = decode_txn_header(payload)
-    if header.type == OpCode.CLOSE_SESSION and pos == len(payload):
-        return header, None, None
-    if header.type == OpCode.CHECK:
+    client_id, cxid, zxid, time, txn_type, record, digest = decode_fields(payload)
+    header = TxnHeader(client_id, cxid, zxid, time, txn_type)
+    return header, record, None if digest is None else TxnDigest(*digest)
+
+
+def decode_fields(payload: bytes) -> tuple[int, int, int, int, int, TxnRecord | None, tuple[int, int] | None]:
+    """The same without making records of header and digest, for whoever reads a log of a million txns.
+
+    Returns:
+        client_id, cxid, zxid, time, type of the header; record; (version, tree digest).
+    """
+    try:
+        client_id, cxid, zxid, time, txn_type = _unpack_header(payload)
+    except struct.error:
+        raise DecodeError("cut short: TxnHeader") from None
+    if txn_type == _CLOSE_SESSION and len(payload) == _HEADER_SIZE:
+        return client_id, cxid, zxid, time, txn_type, None, None
+    if txn_type == _CHECK:
         raise DecodeError("check is no txn of its own")
-    record, pos = decode_record(header.type, payload, pos)
-    if len(payload) - pos < _DIGEST_SIZE:
-        return header, record, None
-    digest, _ = decode_txn_digest(payload, pos)
-    return header, record, digest
+    record, pos = decode_record(txn_type, payload, _HEADER_SIZE)
+    digest = _unpack_digest(payload, pos) if len(payload) - pos >= _DIGEST_SIZE else None
+    return client_id, cxid, zxid, time, txn_type, record, digest
 
 
 def encode_payload(header: TxnHeader, record: TxnRecord | None, digest: TxnDigest | None) -> bytes:

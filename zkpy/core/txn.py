@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from zkpy_protocol.txns import decode_payload, encode_record
+from zkpy_protocol.txns import decode_fields, encode_record
 
 DIGEST_VERSION = 2
 
@@ -74,15 +74,6 @@ class Txn:
         Raises:
             DecodeError: the payload is not a txn this version knows.
         """
-        header, record, digest = decode_payload(payload)
-        comparable = digest is not None and digest.version == DIGEST_VERSION
-        return cls(
-            header.client_id,
-            header.cxid,
-            header.zxid,
-            header.time,
-            header.type,
-            record,
-            digest.tree_digest if comparable and digest is not None else None,
-            payload,
-        )
+        client_id, cxid, zxid, time, type_, record, digest = decode_fields(payload)
+        comparable = digest[1] if digest is not None and digest[0] == DIGEST_VERSION else None
+        return cls(client_id, cxid, zxid, time, type_, record, comparable, payload)
