@@ -16,9 +16,11 @@ import json
 import sys
 from pathlib import Path
 
-import capture_client_wire as wire
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # also when imported from the repository's root
+
+import capture_client_wire as wire  # noqa: E402
+
 GOLDEN = HERE.parent / "protocol/vectors/client-wire-3.9.5.json"
 PROFILES = ("default", "full", "sasl")
 SUPER_DIGEST = "super:D/InIHSb7yEEbrWz8b9l71RjZJU="  # super:test
