@@ -326,6 +326,7 @@ def _parse_nodes(image: bytes, position: int, tree: DataTree) -> int:
     acls = {acl.id: acl for acl in tree.acls.entries()}
     acls[OPEN_ACL_ID] = tree.acls.open
     nodes = tree.nodes
+    new_node = Node.__new__
     has_digest = tree.digest_enabled
     digest = data_size = last_zxid = last_time = 0
     while True:
@@ -358,19 +359,20 @@ def _parse_nodes(image: bytes, position: int, tree: DataTree) -> int:
             ctime = last_time
         else:
             last_time = ctime
-        node = Node(data, acl, owner, czxid, ctime)
-        if mzxid != czxid:
-            node.mzxid = mzxid
-        if pzxid != czxid:
-            node.pzxid = pzxid
-        if mtime != ctime:
-            node.mtime = mtime
-        if version:
-            node.version = version
-        if cversion:
-            node.cversion = cversion
-        if aversion:
-            node.aversion = aversion
+        # Field by field: the constructor, followed by what it cannot know, takes twice as long.
+        node = new_node(Node)
+        node.data = data
+        node.acl = acl
+        node.owner = owner
+        node.czxid = czxid
+        node.mzxid = czxid if mzxid == czxid else mzxid
+        node.pzxid = czxid if pzxid == czxid else pzxid
+        node.ctime = ctime
+        node.mtime = ctime if mtime == ctime else mtime
+        node.version = version
+        node.cversion = cversion
+        node.aversion = aversion
+        node.children = node.stat = node.digest = None
         if path:
             data_size += len(path)
             parent = nodes[path[: path.rindex("/")]]

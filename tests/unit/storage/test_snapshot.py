@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes.memory_fs import MemoryFs
 from tests.fakes.scripted_server import OWNERS, make_txns, state_of
-from zkpy.core.data_tree import DataTree
+from zkpy.core.data_tree import DataTree, Node
 from zkpy.storage.errors import SnapshotDamageError
 from zkpy.storage.names import snapshot_name
 from zkpy.storage.snapshot import load_snapshot, looks_complete, serialize, write_snapshot
@@ -78,6 +78,14 @@ def test_what_is_written_is_read(compression: str) -> None:
     for attribute in ("data_size", "ephemerals", "ephemeral_count", "containers", "ttls", "digest"):
         assert getattr(tree, attribute) == getattr(HISTORY.tree, attribute), attribute
     assert [acl.uses for acl in tree.acls.entries()] == [acl.uses for acl in HISTORY.tree.acls.entries()]
+
+
+def test_a_node_that_was_read_has_every_field_of_one_that_was_made() -> None:
+    made = Node(b"", DataTree(OWNERS).acls.open, 0, 1, 1)
+    read = load(image_of(), f"snapshot.{LAST:x}")[0].nodes["/"]
+    for kind in Node.__mro__[:-1]:
+        for slot in kind.__slots__:  # type: ignore[attr-defined]  # no class here is without them
+            assert hasattr(read, slot) == hasattr(made, slot)
 
 
 def test_a_large_tree_is_written_in_chunks_and_read_back() -> None:
