@@ -43,6 +43,8 @@ _HEAD_SIZE = 12
 _TXN_HEADER_SIZE = 32
 _ADLER_BASE = 65521
 _ZEROS = bytes(1 << 16)
+# Logs may be gigabytes; a window holds thousands of entries.
+_WINDOW = 1 << 22
 
 _RESTORE = "Restore the data directory from another server or a backup"
 _CUT = (
@@ -143,36 +145,51 @@ class LogReader:
 
     def _scan(self, path: str, is_newest: bool) -> Iterator[tuple[int, bytes]]:
         """Offset and payload of the good entries of one file."""
-        data = self._fs.read(path)
-        size = len(data)
+        size = self._fs.size(path)
         unpack_head = _head.unpack_from
-        position = len(HEADER)
-        while position + _HEAD_SIZE < size:
-            checksum, length = unpack_head(data, position)
+        base = 0  # offset of the window
+        window = self._fs.read(path, 0, _WINDOW)
+        at = len(HEADER)  # offset of the entry in the window
+        while True:
+            wanted = _WINDOW
+            if at + _HEAD_SIZE < len(window):
+                checksum, length = unpack_head(window, at)
+                end = at + _HEAD_SIZE + length
+                if length >= _TXN_HEADER_SIZE and end < len(window):
+                    payload = window[at + _HEAD_SIZE : end]
+                    if window[end] == END_MARK and adler32(payload) == checksum:
+                        yield base + at, payload
+                        at = end + 1
+                        continue
+                elif length >= _WINDOW - _HEAD_SIZE:
+                    wanted = _HEAD_SIZE + length + 1
+            base += at
+            if at == 0 and (len(window) >= wanted or base + len(window) >= size):
+                break
+            window = self._fs.read(path, base, wanted)
+            at = 0
+        if not self._is_zero_from(path, base, size):
+            yield from self._scan_end(path, base, is_newest)
+
+    def _is_zero_from(self, path: str, offset: int, size: int) -> bool:
+        """Whether a file is padding from `offset` on."""
+        while offset < size:
+            window = self._fs.read(path, offset, _WINDOW)
+            if not _is_zero(window, 0, len(window)):
+                return False
+            offset += len(window)
+        return True
+
+    def _scan_end(self, path: str, position: int, is_newest: bool) -> Iterator[tuple[int, bytes]]:
+        """Decide about the bad entry at `position`; the entry itself if it only lacks its end mark."""
+        data = self._fs.read(path)
+        if is_newest and self._lacks_only_mark(data, position):
+            # Nothing behind it can be real: the sector of the mark was not written.
             start = position + _HEAD_SIZE
-            end = start + length
-            payload = data[start:end]
-            if (
-                length < _TXN_HEADER_SIZE
-                or end >= size
-                or data[end] != END_MARK
-                or adler32(payload) != checksum
-            ):
-                if length == 0 and _is_zero(data, position, size):
-                    return
-                if not (is_newest and self._lacks_only_mark(data, position)):
-                    break
-                # Nothing behind it can be real: the sector of the mark was not written.
-                self.repairs.append(
-                    Repair(
-                        path, end + 1, True, f"the end mark of the entry at offset {position} was not written"
-                    )
-                )
-                yield position, payload
-                return
-            yield position, payload
-            position = end + 1
-        if _is_zero(data, position, size):
+            end = start + _head.unpack_from(data, position)[1]
+            reason = f"the end mark of the entry at offset {position} was not written"
+            self.repairs.append(Repair(path, end + 1, True, reason))
+            yield position, data[start:end]
             return
         self.offset = position
         problem = _explain_damage(data, position)
@@ -185,6 +202,8 @@ class LogReader:
     @staticmethod
     def _lacks_only_mark(data: bytes, position: int) -> bool:
         """Whether the entry at `position` is right but for an end mark that was not written."""
+        if position + _HEAD_SIZE >= len(data):
+            return False
         checksum, length = _head.unpack_from(data, position)
         start = position + _HEAD_SIZE
         end = start + length

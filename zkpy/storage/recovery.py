@@ -57,10 +57,20 @@ class Recovered:
         digest_mismatches: txns (or the snapshot's end) whose tree digest was not the one recorded; harmless to go on, and a
             sign of a bug somewhere.
         is_empty: there were no files: a new database, which the caller has to decide to trust.
+        is_initialized: a file ``initialize`` said that an empty database is meant; it is gone now.
         notices: sentences for the operator about what was passed over or changed on disk.
     """
 
-    __slots__ = ("digest_mismatches", "is_empty", "notices", "sessions", "snapshot_zxid", "tree", "txn_count")
+    __slots__ = (
+        "digest_mismatches",
+        "is_empty",
+        "is_initialized",
+        "notices",
+        "sessions",
+        "snapshot_zxid",
+        "tree",
+        "txn_count",
+    )
 
     def __init__(
         self, tree: DataTree, sessions: dict[int, int], snapshot_zxid: int | None, notices: list[str]
@@ -71,6 +81,7 @@ class Recovered:
         self.txn_count = 0
         self.digest_mismatches = 0
         self.is_empty = False
+        self.is_initialized = False
         self.notices = notices
 
     @property
@@ -101,6 +112,7 @@ def recover(
     reader = LogReader(fs, _needed(logs, recovered.tree.last_zxid), recovered.tree.last_zxid)
     _replay(reader, recovered, digest)
     _repair(fs, data_dir, reader, recovered.notices)
+    recovered.is_initialized = _take_initialize_file(fs, data_dir)
     return recovered
 
 
@@ -220,6 +232,15 @@ def _repair(fs: FileSystem, data_dir: DataDir, reader: LogReader, notices: list[
             if name == TMP_LOG or name.startswith(TMP_SNAPSHOT + "."):
                 fs.unlink(f"{directory}/{name}")
         fs.sync_dir(directory)
+
+
+def _take_initialize_file(fs: FileSystem, data_dir: DataDir) -> bool:
+    """Whether there was one. It counts once: the next empty database is an accident again."""
+    found = [path for path in data_dir.initialize_paths if fs.exists(path)]
+    for path in found:
+        fs.unlink(path)
+        fs.sync_dir(path.rpartition("/")[0])
+    return bool(found)
 
 
 def _apply_repair(fs: FileSystem, repair: Repair) -> None:

@@ -267,8 +267,11 @@ class TxnLog:
                 raise self._fail("write", error) from error
             headroom = -1
         if headroom < headroom_min:
-            file.close()
-            self._fs.unlink(path)  # gives the space back to the current file
+            try:
+                file.close()
+                self._fs.unlink(path)  # gives the space back to the current file
+            except OSError as error:
+                raise self._fail("unlink", error) from error
             return False
         self._file = file
         self._is_named = False

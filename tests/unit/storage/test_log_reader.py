@@ -5,11 +5,19 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.memory_fs import MemoryFs
+from zkpy.storage import log_reader
 from zkpy.storage.errors import StorageDamageError
 from zkpy.storage.log_reader import SECTOR, LogReader, follows
 from zkpy.storage.txn_log import HEADER, encode_entry
 
 EPOCH = 1 << 32
+
+
+@pytest.fixture(autouse=True, params=[None, 40, 100, 1000], ids=lambda window: f"window-{window}")
+def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read in windows; where one ends must not matter."""
+    if request.param is not None:
+        monkeypatch.setattr(log_reader, "_WINDOW", request.param)
 
 
 def payload(zxid: int, size: int = 40, fill: int = 1) -> bytes:
@@ -142,6 +150,10 @@ class TestDamage:
                 assert (error.path, error.offset) == ("/0", 16 + (number - 1) * ENTRY)
                 assert error.problem == "the entry lacks its end mark"
                 assert "cut the file off at this offset" in error.remedy
+
+    def test_damage_far_before_the_end_of_the_file_is_damage(self) -> None:
+        whole = log(1, 2, 3, size=70_000)
+        assert refused(whole[:500] + b"?" + whole[501:]).offset == 16
 
     def test_an_end_mark_that_was_zeroed_in_mid_file_is_damage(self) -> None:
         for size in range(30, 600):

@@ -155,6 +155,25 @@ class TestChoosing:
         check(disk.recover(), 60)
 
 
+class TestInitializeFile:
+    @pytest.mark.parametrize("path", ["/data/initialize", "/logs/initialize"])
+    def test_it_is_found_in_both_places_and_counts_once(self, path: str) -> None:
+        disk = Disk()
+        disk.data_dir = DataDir("/data", "/logs")
+        disk.data_dir.prepare(disk.fs, autocreate=True)
+        disk.fs.put(path, b"")
+        assert disk.recover().is_initialized
+        assert not disk.fs.after_power_cut(0).exists(path)
+        assert not disk.recover().is_initialized
+
+    def test_it_stays_when_the_start_is_refused(self) -> None:
+        disk = Disk().log(1, 5)
+        disk.fs.put("/data/initialize", b"")
+        with pytest.raises(StorageDamageError):
+            disk.recover()
+        assert disk.fs.exists("/data/initialize")
+
+
 class TestRepair:
     def test_a_torn_tail_is_cut_off_and_told(self) -> None:
         disk = Disk().snapshot(0).log(1, 10)

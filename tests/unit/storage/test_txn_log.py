@@ -242,6 +242,12 @@ class TestFullDisk:
 
 
 class TestBrokenDisk:
+    def test_a_file_that_was_begun_in_vain_and_cannot_be_removed_is_final(self) -> None:
+        fs = new_disk(capacity=0)
+        fs.fail_at[fs.operations + 3] = errno.EIO
+        with pytest.raises(LogFailedError, match="unlink failed"):
+            new_log(fs)
+
     @pytest.mark.parametrize("operation", [1, 2, 3])
     def test_a_file_that_cannot_be_begun_is_final(self, operation: int) -> None:
         fs = new_disk()
