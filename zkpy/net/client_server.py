@@ -280,6 +280,8 @@ class ClientConnection(asyncio.Protocol):
         while True:
             taken = driver.peer.receive(link, frames, taken, driver.wall_ms(), now)
             if link.state >= CLOSE_AFTER_FLUSH or taken == len(frames):
+                if self._reading_paused:
+                    self._update_reading()
                 return
             if driver.peer.must_wait(link):
                 break
