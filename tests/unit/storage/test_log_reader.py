@@ -155,6 +155,12 @@ class TestDamage:
         whole = log(1, 2, 3, size=70_000)
         assert refused(whole[:500] + b"?" + whole[501:]).offset == 16
 
+    def test_the_zeros_at_the_start_of_every_checksum_are_no_unwritten_sector(self) -> None:
+        for size in range(459, 463):  # the second entry begins in the last four bytes of a sector
+            start = len(log(1, size=size))
+            whole = log(1, 2, 3, size=size)
+            assert refused(whole[: start + 50] + b"????" + whole[start + 54 :]).offset == start
+
     def test_an_end_mark_that_was_zeroed_in_mid_file_is_damage(self) -> None:
         for size in range(30, 600):
             whole = log(1, 2, 3, size=size)

@@ -306,12 +306,13 @@ class TestFuzzySnapshot:
         history.add(0, OpCode.DELETE, DeleteTxn("/p"))
         history.add(0, OpCode.CREATE, CreateTxn("/p", b"2", OPEN, False, 2))
         history.add(0, OpCode.CREATE, CreateTxn("/p/c", b"c", OPEN, False, 1))
-        history.add(0, OpCode.SET_DATA, SetDataTxn("/p/c", b"d", 1))
-        got = self.fuzzy(Disk(), 1, 5, history).log(1, 5, history).recover()
-        assert state_of(got.tree, got.sessions) == history.states[5]
+        history.add(0, OpCode.CREATE, CreateTxn("/p/d", b"d", OPEN, False, 2))
+        history.add(0, OpCode.SET_DATA, SetDataTxn("/p/c", b"x", 1))
+        got = self.fuzzy(Disk(), 1, 6, history).log(1, 6, history).recover()
+        assert state_of(got.tree, got.sessions) == history.states[6]
         assert got.digest_mismatches == 0
-        image = b"".join(serialize(got.tree, got.sessions, 5))
-        check(Disk().put("snapshot.5", image).recover(), 5, history)
+        image = b"".join(serialize(got.tree, got.sessions, 6))
+        check(Disk().put("snapshot.6", image).recover(), 6, history)
 
     def test_a_change_of_a_node_that_is_gone_changes_nothing(self) -> None:
         history = History()
