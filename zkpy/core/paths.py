@@ -27,13 +27,8 @@ def is_valid(path: str | None) -> bool:
 
 
 def parent_of(path: str) -> str:
-    """Everything before the last slash; the empty string names the root. `path` must contain a slash."""
-    return path[: path.rindex("/")]
-
-
-def watch_parent_of(path: str) -> str:
-    """The parent as child watches know it: the root is ``/``."""
-    return path[: path.rindex("/")] or "/"
+    """Everything before the last slash, for which the root is called ``/``. `path` must contain a slash."""
+    return path[: path.rindex("/")] or ROOT
 
 
 def top_namespace(path: str) -> str | None:

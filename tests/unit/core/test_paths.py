@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zkpy.core.paths import is_valid, parent_of, top_namespace, watch_parent_of
+from zkpy.core.paths import is_valid, parent_of, top_namespace
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,8 @@ def test_the_characters_next_to_the_forbidden_ranges_are_allowed(code: int) -> N
     assert is_valid(f"/a{chr(code)}b")
 
 
-def test_the_root_is_the_empty_parent_of_top_level_nodes() -> None:
-    assert parent_of("/a") == ""
-    assert parent_of("/a/b") == "/a"
-    assert watch_parent_of("/a") == "/"
-    assert watch_parent_of("/a/b") == "/a"
+def test_the_parent_of_a_top_level_node_is_called_slash() -> None:
+    assert [parent_of(path) for path in ("/a", "/a/b", "/", "//", "a/b")] == ["/", "/a", "/", "/", "a"]
 
 
 def test_the_namespace_of_a_path_is_its_first_component() -> None:

@@ -666,3 +666,18 @@ def test_records_of_deleted_parents_do_not_live_on() -> None:
     server.settle()
     assert _reply_errs(client.replies()) == [0] * 12
     assert server.tree.digest_mismatches == 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_changes_of_the_root_and_of_its_children_in_flight_see_each_other(count: int) -> None:
+    server = LocalServer()
+    client = server.client()
+    server.holding = True
+    for number in range(count):
+        client.send(OpCode.CREATE, create("/n", flags=2))
+        client.send(OpCode.SET_DATA, set_data("/", b"1", number))
+    client.send(OpCode.SET_ACL, SetACLRequest("/", READ_ONLY, -1))
+    client.send(OpCode.CREATE, create("/a"))
+    server.settle()
+    assert _reply_errs(client.replies()) == [0] * (2 * count + 1) + [ErrorCode.NOAUTH]
+    assert server.tree.digest_mismatches == 0
