@@ -23,6 +23,7 @@ from zkpy.auth.jaas import JaasError
 from zkpy.auth.providers import AuthConfigError, AuthEnforcement
 from zkpy.core.owners import OwnerRules
 from zkpy.core.peer import Peer
+from zkpy.core.throttling import ConnectionThrottle, RequestThrottle
 from zkpy.net.client_server import ClientConnection, ClientPort
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
 from zkpy.ops.report import ServerView, StorageStats
@@ -211,6 +212,7 @@ class Server:
             clock.wall_ms(),
             clock.mono_ms(),
         )
+        self._throttle()
         self._snapshots = SnapshotWriter(loop, self._snapshot_done)
         if orphans or recovered.snapshot_zxid is None:
             # Txns may only be logged upon a state that is on disk: dropping orphans was no txn.
@@ -238,6 +240,16 @@ class Server:
             config, self._peer, self._driver, self._ports, self._started_ms, self._storage_stats, registry
         )
         self._words = FourLetterWords(self._view)
+
+    def _throttle(self) -> None:
+        peer = self._peer
+        connects = wiring.connection_throttle_options(self._config)
+        if connects is not None:
+            chance = random.Random()  # noqa: S311  spreads refusals over clients, protects nothing
+            peer.connection_throttle = ConnectionThrottle(connects, chance, clock.mono_ms())
+        requests = wiring.request_throttle_options(self._config)
+        if requests is not None:
+            peer.request_throttle = RequestThrottle(peer, requests)
 
     def _read_key(self) -> bytes | None:
         node = self._peer.tree.get("/key")

@@ -9,6 +9,12 @@ from zkpy.auth import jaas
 from zkpy.auth.providers import AuthConfigError, AuthEnforcement, AuthSettings, ProviderRegistry
 from zkpy.auth.sasl import SaslPolicy, SaslSettings, users_of_section
 from zkpy.core.peer import PeerOptions
+from zkpy.core.throttling import (
+    LARGE_BYTES_MAX,
+    ConnectionThrottleOptions,
+    RequestThrottleOptions,
+    SessionWeights,
+)
 from zkpy.net.client_server import PortOptions
 from zkpy.runtime.driver import LogOptions
 
@@ -37,6 +43,50 @@ def peer_options(config: ServerConfig) -> PeerOptions:
         container_check_interval_ms=config.container_check_interval_ms,
         container_max_per_minute=config.container_max_per_minute,
         container_max_never_used_interval_ms=config.container_max_never_used_interval_ms,
+    )
+
+
+def connection_throttle_options(config: ServerConfig) -> ConnectionThrottleOptions | None:
+    """The token bucket of connects; None without one."""
+    throttling = config.throttling
+    if throttling.connection_throttle_tokens <= 0:
+        return None
+    return ConnectionThrottleOptions(
+        tokens=throttling.connection_throttle_tokens,
+        fill_time_ms=throttling.connection_throttle_fill_time_ms,
+        fill_count=throttling.connection_throttle_fill_count,
+        freeze_time_ms=throttling.connection_throttle_freeze_time_ms,
+        drop_increase=throttling.connection_throttle_drop_increase,
+        drop_decrease=throttling.connection_throttle_drop_decrease,
+        decrease_ratio=throttling.connection_throttle_decrease_ratio,
+        weights=SessionWeights.from_config(
+            throttling.connection_throttle_global_session_weight,
+            throttling.connection_throttle_renew_session_weight,
+            throttling.connection_throttle_local_session_weight,
+        )
+        if throttling.connection_throttle_weight_enabled
+        else None,
+    )
+
+
+def request_throttle_options(config: ServerConfig) -> RequestThrottleOptions | None:
+    """Limits on requests; None when there are none."""
+    throttling = config.throttling
+    requests_max = max(0, throttling.request_throttle_max_requests)
+    wait_max_ms = max(0, throttling.throttled_op_wait_time_ms)
+    large_bytes = max(0, throttling.large_request_threshold)
+    if not (requests_max or wait_max_ms or large_bytes):
+        return None
+    large_bytes_max = throttling.large_request_max_bytes
+    return RequestThrottleOptions(
+        requests_max=requests_max,
+        drops_stale=throttling.request_throttle_drop_stale,
+        checks_latency=throttling.request_stale_latency_check,
+        checks_connection=throttling.request_stale_connection_check,
+        wait_max_ms=wait_max_ms,
+        large_bytes=large_bytes,
+        # Compat: no number of bytes at all is not taken, the default stays.
+        large_bytes_max=large_bytes_max if large_bytes_max > 0 else LARGE_BYTES_MAX,
     )
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from zkpy.core.auth import Authenticator
     from zkpy.core.data_tree import DataTree
     from zkpy.core.pipeline.changes import OutstandingChanges
+    from zkpy.core.throttling import ConnectionThrottle, RequestThrottle
     from zkpy.core.txn import Txn
     from zkpy_protocol.records import ConnectRequest
 
@@ -136,6 +137,8 @@ class Peer:
         unlogged: proposed txns the driver has not taken for the log yet.
         dirty: links with something to send or to close.
         refuse_writes: the log has no room; writes are answered with an error, reads go on.
+        connection_throttle: decides on connects; None admits them all.
+        request_throttle: what shells offer requests to instead of `receive`, unless it is None.
     """
 
     __slots__ = (
@@ -147,9 +150,11 @@ class Peer:
         "_proposals",
         "_reads",
         "_sweep",
+        "connection_throttle",
         "dirty",
         "links",
         "refuse_writes",
+        "request_throttle",
         "sessions",
         "stats",
         "tree",
@@ -195,6 +200,8 @@ class Peer:
         self.unlogged: list[Txn] = []
         self.dirty: list[ClientLink] = []
         self.refuse_writes = False
+        self.connection_throttle: ConnectionThrottle | None = None
+        self.request_throttle: RequestThrottle | None = None
 
     @property
     def changes(self) -> OutstandingChanges:
@@ -207,8 +214,14 @@ class Peer:
         """The first frame of a link (client protocol §3.2)."""
         stats = self.stats
         stats.received += 1
-        stats.connection_requests += 1
         link.received += 1
+        throttle = self.connection_throttle
+        if throttle is not None and not throttle.admits(mono_ms, is_new=request.session_id == 0):
+            stats.connections_rejected += 1
+            link.drop()
+            return
+        stats.token_deficit.add(0 if throttle is None else throttle.deficit)
+        stats.connection_requests += 1
         link.read_only_byte = request.read_only is not None
         if request.last_zxid_seen > self.tree.last_zxid:
             link.drop()
@@ -249,6 +262,7 @@ class Peer:
             self.stats.connection_drops += 1
         link.state = DROPPED
         link.out.clear()
+        self.stats.stale_replies += sum(request.op != OpCode.CLOSE_SESSION for request in link.pending)
         self._forget_pending(link)
         self.watches.remove_link(link)
         if self.links.get(link.session_id) is link:
@@ -312,6 +326,26 @@ class Peer:
         stats.received += taken - start
         link.received += taken - start
         return taken
+
+    def answer_throttled(self, link: ClientLink, frame: bytes, mono_ms: int) -> None:
+        """A request that waited too long before it was taken: answered in its turn, not executed."""
+        stats = self.stats
+        stats.received += 1
+        link.received += 1
+        xid, op = _HEADER(frame)
+        if self._auth.required and not self._enforced(link, xid):
+            return
+        if not self.sessions.touch(link.session_id, link.timeout_ms, mono_ms):
+            stats.stale_requests_dropped += 1
+            return
+        stats.throttled_ops += 1
+        request = Request(link, link.session_id, xid, op, frame, link.ids, mono_ms)
+        request.err = ErrorCode.THROTTLEDOP
+        if link.pending:
+            self._queue(request)
+        else:
+            self._final.answer_refused(link, request)
+            self._answered(link, request, mono_ms)
 
     def _receive_other(
         self, link: ClientLink, xid: int, op: int, frame: bytes, wall_ms: int, mono_ms: int, live: bool
@@ -444,7 +478,7 @@ class Peer:
             self.stats.outstanding -= 1
             if link.state >= CLOSE_AFTER_FLUSH:
                 continue
-            if request.op in WRITE_OPS:
+            if request.err:
                 self._final.answer_refused(link, request)
                 self._answered(link, request, mono_ms)
                 continue

@@ -85,6 +85,8 @@ class CoreStats:
     Attributes:
         read_latency, update_latency: arrival to reply.
         watchers_told: watchers per trigger, by event type.
+        throttle_wait: arrival of a request until the request throttler takes it.
+        token_deficit: tokens missing in the bucket of connects, as each admitted one leaves it.
     """
 
     __slots__ = (
@@ -109,8 +111,13 @@ class CoreStats:
         "sent",
         "sessionless_expired",
         "sessions_expired",
+        "stale_replies",
+        "stale_requests",
         "stale_requests_dropped",
+        "throttle_wait",
+        "throttle_wait_count",
         "throttled_ops",
+        "token_deficit",
         "unsuccessful_handshakes",
         "update_latency",
         "watch_bytes",
@@ -121,6 +128,8 @@ class CoreStats:
     def __init__(self) -> None:
         self.read_latency = Percentiles()
         self.update_latency = Percentiles()
+        self.throttle_wait = Percentiles()
+        self.token_deficit = Summary()
         self.watchers_told = {
             EventType.NODE_CREATED: Summary(),
             EventType.NODE_DELETED: Summary(),
@@ -139,6 +148,8 @@ class CoreStats:
         for summary in (
             self.read_latency,
             self.update_latency,
+            self.throttle_wait,
+            self.token_deficit,
             *self.watchers_told.values(),
         ):
             summary.reset()
@@ -161,7 +172,10 @@ class CoreStats:
         self.max_response_bytes = -1
         self.sessionless_expired = 0
         self.sessions_expired = 0
+        self.stale_replies = 0
+        self.stale_requests = 0
         self.stale_requests_dropped = 0
+        self.throttle_wait_count = 0
         self.throttled_ops = 0
         self.unsuccessful_handshakes = 0
         self.watch_bytes = 0
@@ -181,26 +195,35 @@ class CoreStats:
 
     def note_read(self, path: str, size: int) -> None:
         """A node was read: `size` bytes of data and Stat, to which the length of its path is added."""
-        _note_namespace(self.read_per_namespace, path, size)
+        end = path.find("/", 1)
+        summary = self.read_per_namespace.get(path[1:end] if end > 0 else path[1:])
+        if summary is None:
+            summary = _namespace(self.read_per_namespace, path)
+        summary.add(len(path) + size)
 
     def note_write(self, path: str, size: int) -> None:
         """A node was written with `size` bytes of data, to which the length of its path is added."""
-        _note_namespace(self.write_per_namespace, path, size)
+        end = path.find("/", 1)
+        summary = self.write_per_namespace.get(path[1:end] if end > 0 else path[1:])
+        if summary is None:
+            summary = _namespace(self.write_per_namespace, path)
+        summary.add(len(path) + size)
 
     def note_response(self, size: int) -> None:
         """One reply of `size` bytes, without its length prefix."""
         self.response_bytes += size
         self.last_response_bytes = size
-        if self.min_response_bytes < 0 or size < self.min_response_bytes:
+        if size > self.max_response_bytes:  # noqa: PLR1730  a comparison is cheaper than a call, here for every reply
+            self.max_response_bytes = size
+        if size < self.min_response_bytes or self.min_response_bytes < 0:
             self.min_response_bytes = size
-        self.max_response_bytes = max(self.max_response_bytes, size)
 
 
-def _note_namespace(summaries: dict[str, Summary], path: str, size: int) -> None:
+def _namespace(summaries: dict[str, Summary], path: str) -> Summary:
+    """The summary of a path's first component, made now. The root is not counted."""
     end = path.find("/", 1)
-    namespace = path[1:] if end < 0 else path[1:end]
+    namespace = path[1:end] if end > 0 else path[1:]
+    summary = Summary()
     if namespace:
-        summary = summaries.get(namespace)
-        if summary is None:
-            summary = summaries[namespace] = Summary()
-        summary.add(len(path) + size)
+        summaries[namespace] = summary
+    return summary

@@ -184,6 +184,8 @@ class ClientConnection(asyncio.Protocol):
         self.last_read_ms = driver.mono_ms()
         self.link = ClientLink(driver.peer.dirty, host, port, (Id("ip", host),), self._port.options.secure)
         self.link.shell = self
+        if driver.peer.request_throttle is not None:
+            driver.peer.request_throttle.attach(self.link)
         reason = self._port.admit(self, host)
         if reason is not None:
             self._port.rejected += 1
@@ -220,9 +222,13 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  a reset is like any other end
         """The socket is gone, whoever closed it."""
-        self._backlog = ()
         self._port.forget(self, self.link.host)
-        self._port.driver.peer.disconnected(self.link)
+        driver = self._port.driver
+        throttle = driver.peer.request_throttle
+        if throttle is not None:
+            throttle.abandon(self.link, self._backlog, driver.wall_ms(), driver.mono_ms())
+        self._backlog = ()
+        driver.peer.disconnected(self.link)
 
     def pause_writing(self) -> None:
         """The client does not keep up reading: answer nothing more for now."""
@@ -276,19 +282,28 @@ class ClientConnection(asyncio.Protocol):
             self._backlog = frames
             return
         link = self.link
+        throttle = driver.peer.request_throttle
         taken = 0
         while True:
-            taken = driver.peer.receive(link, frames, taken, driver.wall_ms(), now)
+            if throttle is None:
+                taken = driver.peer.receive(link, frames, taken, driver.wall_ms(), now)
+            else:
+                # While some frames wait nothing is read, so all of them have arrived by then.
+                taken = throttle.receive(link, frames, taken, self.last_read_ms, driver.wall_ms(), now)
             if link.state >= CLOSE_AFTER_FLUSH or taken == len(frames):
                 if self._reading_paused:
                     self._update_reading()
                 return
-            if driver.peer.must_wait(link):
+            if self._must_wait():
                 break
             if not self._make_room():
                 break
         self._backlog = frames[taken:]
         self._update_reading()
+
+    def _must_wait(self) -> bool:
+        peer = self._port.driver.peer
+        return (peer.request_throttle or peer).must_wait(self.link)
 
     def _make_room(self) -> bool:
         """Send the replies so far; False when the socket takes no more for now."""
@@ -348,7 +363,7 @@ class ClientConnection(asyncio.Protocol):
             self._update_reading()
             if frames:
                 self._serve(frames, self._port.driver.mono_ms())
-        elif self._backlog and not self._port.driver.peer.must_wait(link):
+        elif self._backlog and not self._must_wait():
             self._serve((), self._port.driver.mono_ms())
 
     def _update_reading(self) -> None:

@@ -181,66 +181,46 @@ class TlsConfig:
 class ThrottlingConfig:
     """Token bucket for new sessions, request throttler, large requests. Zero or negative switches most of them off."""
 
-    connection_throttle_tokens: int = _property(
-        "connection_throttle_tokens", values.java_integer, 0, is_effective=False
-    )
-    connection_throttle_fill_time_ms: int = _property(
-        "connection_throttle_fill_time", values.java_integer, 1, is_effective=False
-    )
-    connection_throttle_fill_count: int = _property(
-        "connection_throttle_fill_count", values.java_integer, 1, is_effective=False
-    )
+    connection_throttle_tokens: int = _property("connection_throttle_tokens", values.java_integer, 0)
+    connection_throttle_fill_time_ms: int = _property("connection_throttle_fill_time", values.java_integer, 1)
+    connection_throttle_fill_count: int = _property("connection_throttle_fill_count", values.java_integer, 1)
     connection_throttle_freeze_time_ms: int = _property(
-        "connection_throttle_freeze_time", values.java_integer, -1, is_effective=False
+        "connection_throttle_freeze_time", values.java_integer, -1
     )
     connection_throttle_drop_increase: float = _property(
-        "connection_throttle_drop_increase", values.fraction, 0.02, is_effective=False
+        "connection_throttle_drop_increase", values.fraction, 0.02
     )
     connection_throttle_drop_decrease: float = _property(
-        "connection_throttle_drop_decrease", values.fraction, 0.002, is_effective=False
+        "connection_throttle_drop_decrease", values.fraction, 0.002
     )
     connection_throttle_decrease_ratio: float = _property(
-        "connection_throttle_decrease_ratio", values.fraction, 0.0, is_effective=False
+        "connection_throttle_decrease_ratio", values.fraction, 0.0
     )
     connection_throttle_weight_enabled: bool = _property(
-        "connection_throttle_weight_enabled", values.boolean, False, is_effective=False
+        "connection_throttle_weight_enabled", values.boolean, False
     )
     connection_throttle_global_session_weight: int = _property(
-        "connection_throttle_global_session_weight", values.java_integer, 3, is_effective=False
+        "connection_throttle_global_session_weight", values.java_integer, 3
     )
     connection_throttle_renew_session_weight: int = _property(
-        "connection_throttle_renew_session_weight", values.java_integer, 2, is_effective=False
+        "connection_throttle_renew_session_weight", values.java_integer, 2
     )
     connection_throttle_local_session_weight: int = _property(
-        "connection_throttle_local_session_weight", values.java_integer, 1, is_effective=False
+        "connection_throttle_local_session_weight", values.java_integer, 1
     )
-    request_throttle_max_requests: int = _property(
-        "request_throttle_max_requests", values.java_integer, 0, is_effective=False
-    )
+    request_throttle_max_requests: int = _property("request_throttle_max_requests", values.java_integer, 0)
     request_throttle_stall_time_ms: int = _property(
         "request_throttle_stall_time", values.java_integer, 100, is_effective=False
     )
-    request_throttle_drop_stale: bool = _property(
-        "request_throttle_drop_stale", values.boolean, True, is_effective=False
-    )
-    request_stale_latency_check: bool = _property(
-        "request_stale_latency_check", values.boolean, False, is_effective=False
-    )
-    request_stale_connection_check: bool = _property(
-        "request_stale_connection_check", values.boolean, True, is_effective=False
-    )
+    request_throttle_drop_stale: bool = _property("request_throttle_drop_stale", values.boolean, True)
+    request_stale_latency_check: bool = _property("request_stale_latency_check", values.boolean, False)
+    request_stale_connection_check: bool = _property("request_stale_connection_check", values.boolean, True)
     request_throttler_shutdown_timeout_ms: int = _property(
         "request_throttler.shutdownTimeout", values.java_integer, 10000, is_effective=False
     )
-    throttled_op_wait_time_ms: int = _property(
-        "throttled_op_wait_time", values.java_integer, 0, is_effective=False
-    )
-    large_request_threshold: int = _property(
-        "largeRequestThreshold", values.java_integer, -1, is_effective=False
-    )
-    large_request_max_bytes: int = _property(
-        "largeRequestMaxBytes", values.java_integer, 104857600, is_effective=False
-    )
+    throttled_op_wait_time_ms: int = _property("throttled_op_wait_time", values.java_integer, 0)
+    large_request_threshold: int = _property("largeRequestThreshold", values.java_integer, -1)
+    large_request_max_bytes: int = _property("largeRequestMaxBytes", values.java_integer, 104857600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

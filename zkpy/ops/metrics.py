@@ -63,10 +63,6 @@ _ABSENT: Mapping[str, tuple[str, ...]] = {
         "snapshot_rate_limited_count",
         "restore_error_count",
         "restore_rate_limited_count",
-        # request throttler: what waits here waits in the sockets
-        "request_throttle_wait_count",
-        "stale_requests",
-        "stale_replies",
         # watches of a closed connection are removed at once
         "add_dead_watcher_stall_time",
         "dead_watchers_queued",
@@ -120,8 +116,6 @@ _ABSENT: Mapping[str, tuple[str, ...]] = {
         "restore_time",
         # Netty
         "netty_queued_buffer_capacity",
-        # no token bucket for connects
-        "connection_token_deficit",
     ),
     _ADVANCED: (
         # ensemble
@@ -141,7 +135,6 @@ _ABSENT: Mapping[str, tuple[str, ...]] = {
         # stages are plain calls here
         "prep_processor_queue_time_ms",
         "close_session_prep_time",
-        "request_throttle_queue_time_ms",
         "sync_processor_queue_time_ms",
         "sync_processor_queue_and_flush_time_ms",
         "dead_watchers_cleaner_latency",
@@ -207,7 +200,9 @@ def gauges(view: ServerView) -> dict[str, Value]:
         "min_client_response_size": stats.min_response_bytes,
         "max_client_response_size": stats.max_response_bytes,
         "auth_failed_count": stats.auth_failed,
-        "connection_drop_probability": 0.0,  # no token bucket for connects
+        "connection_drop_probability": 0.0
+        if peer.connection_throttle is None
+        else peer.connection_throttle.drop_probability,
     }
     return values | dict.fromkeys(_ABSENT[_GAUGE], 0)
 
@@ -258,7 +253,10 @@ def counters(view: ServerView) -> dict[str, int]:
         "ensemble_auth_skip": view.ensemble_auth.skip_count,
         "sessionless_connections_expired": stats.sessionless_expired,
         "stale_sessions_expired": stats.sessions_expired,
+        "stale_requests": stats.stale_requests,
         "stale_requests_dropped": stats.stale_requests_dropped,
+        "stale_replies": stats.stale_replies,
+        "request_throttle_wait_count": stats.throttle_wait_count,
         "throttled_ops": stats.throttled_ops,
         "unsuccessful_handshake": stats.unsuccessful_handshakes,
         "large_requests_rejected": stats.large_requests_rejected,
@@ -275,7 +273,8 @@ def counters(view: ServerView) -> dict[str, int]:
 
 def summaries(view: ServerView) -> dict[str, Summary]:
     """Series without percentiles."""
-    told = view.peer.stats.watchers_told
+    stats = view.peer.stats
+    told = stats.watchers_told
     log = view.driver.log_stats
     storage = view.storage_stats
     counted: dict[str, Summary] = {
@@ -285,6 +284,7 @@ def summaries(view: ServerView) -> dict[str, Summary]:
         "snapshottime": storage.snapshot_ms,
         "dbinittime": storage.db_init_ms,
         "startup_txns_loaded": storage.txns_loaded,
+        "connection_token_deficit": stats.token_deficit,
         "node_created_watch_count": told[EventType.NODE_CREATED],
         "node_deleted_watch_count": told[EventType.NODE_DELETED],
         "node_changed_watch_count": told[EventType.NODE_DATA_CHANGED],
@@ -301,6 +301,7 @@ def advanced_summaries(view: ServerView) -> dict[str, Percentiles]:
         "updatelatency": stats.update_latency,
         # A txn gets its time when its request arrives, so from header to apply is from arrival to reply.
         "propagation_latency": stats.update_latency,
+        "request_throttle_queue_time_ms": stats.throttle_wait,
         "sync_processor_queue_flush_time_ms": view.driver.log_stats.sync_ms,
     }
     return counted | dict.fromkeys(_ABSENT[_ADVANCED], Percentiles())

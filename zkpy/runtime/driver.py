@@ -171,9 +171,10 @@ class Driver:
                 self._loop.call_soon(self._flush)
 
     def send(self) -> None:
-        """One write per link that has something to send."""
+        """One write per link that has something to send; then those that waited for room come to their turn."""
         dirty = self.peer.dirty
-        while dirty:
+        throttle = self.peer.request_throttle
+        while dirty or (throttle is not None and throttle.wake()):
             links = dirty.copy()
             dirty.clear()
             for link in links:
