@@ -172,6 +172,8 @@ class AccessRules:
         """
         if not requested:
             raise KeeperError(ErrorCode.INVALIDACL)
+        if len(requested) == 1:
+            return self._fixed(requested[0], ids)
         # Duplicates of the whole list first: a null that is met there wins over an invalid entry before it.
         unique: list[ACL] = []
         for entry in requested:
@@ -182,14 +184,14 @@ class AccessRules:
     def _fixed(self, entry: ACL, ids: Iterable[Id]) -> list[ACL]:
         scheme = entry.id.scheme
         acl_id = entry.id.id
+        if scheme == "world" and acl_id == "anyone":
+            return [entry]
         if scheme == "auth":
             return self._expand(entry.perms, ids)
         provider = None if scheme is None else self._providers.get(scheme)
         if acl_id is None and (scheme == "world" or provider is not None):
             # Compat: Apache runs into the null, which ends as an unexpected error.
             raise KeeperError(ErrorCode.MARSHALLINGERROR)
-        if scheme == "world" and acl_id == "anyone":
-            return [entry]
         if provider is None or acl_id is None or not provider.is_valid(acl_id):
             raise KeeperError(ErrorCode.INVALIDACL)
         return [entry]

@@ -58,6 +58,8 @@ _DELETED = int(EventType.NODE_DELETED)
 _DATA_CHANGED = int(EventType.NODE_DATA_CHANGED)
 _CHILDREN_CHANGED = int(EventType.NODE_CHILDREN_CHANGED)
 
+_SHORT_DATA = 4096  # up to here one checksum over a copy is faster than three without
+
 DIGEST_LOG_INTERVAL = 128
 _DIGEST_LOG_MAX = 1024  # as many as Apache's `hash` command remembers
 
@@ -119,10 +121,7 @@ def node_digest(path: str, node: Znode) -> int:
     if digest is None:
         digest = 0
         if not path.startswith("/zookeeper/"):
-            crc = crc32(b"" if path == ROOT else path.encode())
             data = node.data
-            if data:
-                crc = crc32(data, crc)
             block = _DIGEST_BLOCK(
                 node.czxid,
                 node.mzxid,
@@ -134,7 +133,13 @@ def node_digest(path: str, node: Znode) -> int:
                 node.aversion,
                 node.owner,
             )
-            digest = crc32(block, crc)
+            name = b"" if path == ROOT else path.encode()
+            if data is None:
+                digest = crc32(name + block)
+            elif len(data) < _SHORT_DATA:
+                digest = crc32(name + data + block)
+            else:
+                digest = crc32(block, crc32(data, crc32(name)))
         node.digest = digest
     return digest
 
@@ -145,15 +150,17 @@ class OpResult:
     Attributes:
         type: txn type, ERROR (-1) for an operation that failed.
         stat: encoded Stat right after the operation where its reply has one, else None.
+        size: bytes of data written.
     """
 
-    __slots__ = ("err", "path", "stat", "type")
+    __slots__ = ("err", "path", "size", "stat", "type")
 
-    def __init__(self, type_: int, err: int, path: str | None, stat: bytes | None) -> None:
+    def __init__(self, type_: int, err: int, path: str | None, stat: bytes | None, size: int = 0) -> None:
         self.type = type_
         self.err = err
         self.path = path
         self.stat = stat
+        self.size = size
 
 
 class DataTree:
@@ -344,13 +351,16 @@ class DataTree:
             error code of the txn, results of the members of a multi, result of a single operation.
         """
         type_ = txn.type
-        if type_ == _MULTI:
+        results = None
+        if type_ == _SET_DATA:
+            single = self._set_data(type_, txn.record, txn, changes)
+            err = single.err
+        elif type_ == _MULTI:
             err, results = self._apply_multi(txn, changes)
             single = None
         else:
             single = self._apply_op(type_, txn.record, txn, changes)
             err = single.err
-            results = None
         zxid = txn.zxid
         self.last_zxid = max(self.last_zxid, zxid)
         if self.digest_enabled:
@@ -440,7 +450,8 @@ class DataTree:
         if changes is not None:
             changes.append((_CREATED, path, acl))
             changes.append((_CHILDREN_CHANGED, parent_path or ROOT, parent.acl))
-        return OpResult(type_, _OK, path, None if type_ == _CREATE else self.stat(node))
+        size = 0 if node.data is None else len(node.data)
+        return OpResult(type_, _OK, path, None if type_ == _CREATE else self.stat(node), size)
 
     def _raise_cversion(self, path: str, parent: Node, cversion: int, zxid: int) -> None:
         if cversion == -1:
@@ -556,24 +567,27 @@ class DataTree:
         node = self.nodes.get(path)
         if node is None:
             return OpResult(type_, _NONODE, path, None)
-        before = node_digest(path, node) if self.digest_enabled else 0
+        digest_enabled = self.digest_enabled
+        before = node_digest(path, node) if digest_enabled else 0
         data = record.data
-        grown = (0 if data is None else len(data)) - (0 if node.data is None else len(node.data))
+        size = 0 if data is None else len(data)
+        grown = size - (0 if node.data is None else len(node.data))
         node.data = data
         node.mtime = txn.time
         node.mzxid = txn.zxid
         node.version = record.version
-        self._changed(path, node, before)
-        stat = self.stat(node)
-        if grown:
-            self.data_size += grown
+        node.stat = None
+        if digest_enabled:
+            node.digest = None
+            self.digest = wrap64(self.digest - before + node_digest(path, node))
+        self.data_size += grown
         if self.quotas.paths:
             prefix = self.quotas.deepest_prefix(path)
             if prefix is not None:
                 self._add_usage(prefix, 0, grown)
         if changes is not None:
             changes.append((_DATA_CHANGED, path, node.acl))
-        return OpResult(type_, _OK, path, stat)
+        return OpResult(type_, _OK, path, self.stat(node), size)
 
     def _set_acl(self, type_: int, record: Any) -> OpResult:
         node = self.nodes.get(record.path)

@@ -152,5 +152,5 @@ class ClientLink:
         self.latency_total += latency_ms
         self.replies += 1
         self.max_latency = max(self.max_latency, latency_ms)
-        if self.min_latency < 0 or latency_ms < self.min_latency:
+        if latency_ms < self.min_latency or self.min_latency < 0:
             self.min_latency = latency_ms

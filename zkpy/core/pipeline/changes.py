@@ -43,31 +43,27 @@ class ChangeRecord(Znode):
 
 def revised(znode: Znode, zxid: int) -> ChangeRecord:
     """The same state, about to be changed by txn `zxid`."""
-    record = ChangeRecord.__new__(ChangeRecord)
-    record.zxid = zxid
+    record = ChangeRecord(znode.data, znode.acl, znode.owner, zxid, znode.mtime)
     record.exists = True
+    record.zxid = zxid
     record.czxid = znode.czxid
     record.mzxid = znode.mzxid
     record.pzxid = znode.pzxid
     record.ctime = znode.ctime
-    record.mtime = znode.mtime
     record.version = znode.version
     record.cversion = znode.cversion
     record.aversion = znode.aversion
-    record.owner = znode.owner
-    record.acl = znode.acl
-    record.data = znode.data
-    record.digest = None
     record.child_count = child_count(znode)
     return record
 
 
 def child_count(znode: Znode) -> int:
     """How many children the znode will have."""
-    if isinstance(znode, ChangeRecord):
-        return znode.child_count
-    assert isinstance(znode, Node)
-    return 0 if znode.children is None else len(znode.children)
+    if isinstance(znode, Node):
+        children = znode.children
+        return 0 if children is None else len(children)
+    assert isinstance(znode, ChangeRecord)
+    return znode.child_count
 
 
 class OutstandingChanges:

@@ -26,16 +26,19 @@ if TYPE_CHECKING:
     from zkpy.core.pipeline.request import Request
     from zkpy.core.session_tracker import SessionTracker
     from zkpy.core.stats import CoreStats
+    from zkpy.core.txn import Txn
     from zkpy.core.watch_manager import WatchManager
 
-_COUNTED_WRITES = (
-    OpCode.CREATE,
-    OpCode.CREATE2,
-    OpCode.CREATE_CONTAINER,
-    OpCode.CREATE_TTL,
-    OpCode.DELETE,
-    OpCode.DELETE_CONTAINER,
-    OpCode.SET_DATA,
+_COUNTED_WRITES = frozenset(
+    (
+        OpCode.CREATE,
+        OpCode.CREATE2,
+        OpCode.CREATE_CONTAINER,
+        OpCode.CREATE_TTL,
+        OpCode.DELETE,
+        OpCode.DELETE_CONTAINER,
+        OpCode.SET_DATA,
+    )
 )
 _CREATES_WITH_STAT = (OpCode.CREATE2, OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL)
 
@@ -57,34 +60,45 @@ class FinalStage:
         """Apply the txn of `request`, tell the watchers, and queue the reply if its client is still there."""
         txn = request.txn
         assert txn is not None
-        changes: list[Change] | None = [] if self._watches else None
+        watches = self._watches
+        changes: list[Change] | None = [] if watches else None
         _, results, single = self._tree.apply(txn, changes)
         if changes:
-            self._watches.fire(changes, txn.zxid)
-        if txn.type == OpCode.CREATE_SESSION:
+            watches.fire(changes, txn.zxid)
+        link = request.link
+        if link is not None and link.state >= CLOSE_AFTER_FLUSH:
+            link = None
+        if single is None:
+            for member in results or ():
+                self._note_write(member)
+            if link is not None:
+                self._reply(link, request.xid, _multi_body(results or []))
+        elif single.type in _COUNTED_WRITES:
+            self._note_write(single)
+            if link is not None:
+                self._reply(link, request.xid, _single_body(single))
+        else:
+            self._finish(txn, request, single, link)
+
+    def _finish(self, txn: Txn, request: Request, done: OpResult, link: ClientLink | None) -> None:
+        """Errors, sessions and what changes no data."""
+        if done.type == OpCode.CREATE_SESSION:
             self._sessions.commit(txn.client_id, txn.record.time_out)
-        elif txn.type == OpCode.CLOSE_SESSION:
+            if link is not None:
+                open_session(link)
+            return
+        if done.type == OpCode.CLOSE_SESSION:
             self._sessions.remove(txn.client_id)
             for path in (txn.record and txn.record.paths2_delete) or ():
                 self._stats.note_write(path, 0)
-        if single is not None:
-            self._note_write(single)
-        for member in results or ():
-            self._note_write(member)
-        link = request.link
-        if link is None or link.state >= CLOSE_AFTER_FLUSH:
+        if link is None:
             return
-        if txn.type == OpCode.ERROR:
-            self._answer_error(link, request, txn.record.err)
-        elif results is not None:
-            self._reply(link, request.xid, _multi_body(results))
-        elif request.op == OpCode.CREATE_SESSION:
-            open_session(link)
-        else:
-            assert single is not None
-            self._reply(link, request.xid, _single_body(single))
-            if request.op == OpCode.CLOSE_SESSION:
-                link.close_after_flush()
+        if done.type == OpCode.ERROR:
+            self._answer_error(link, request, done.err)
+            return
+        self._reply(link, request.xid, _single_body(done))
+        if done.type == OpCode.CLOSE_SESSION:
+            link.close_after_flush()
 
     def answer_refused(self, link: ClientLink, request: Request) -> None:
         """Queue the error of a write that never became a txn."""
@@ -98,19 +112,20 @@ class FinalStage:
         self._stats.note_response(REPLY_HEADER_BYTES)
 
     def _reply(self, link: ClientLink, xid: int, body: bytes) -> None:
-        link.send(reply_frame(xid, self._tree.last_zxid, ErrorCode.OK, body))
-        self._stats.note_response(REPLY_HEADER_BYTES + len(body))
+        frame = reply_frame(xid, self._tree.last_zxid, ErrorCode.OK, body)
+        link.send(frame)
+        self._stats.note_response(len(frame) - 4)
 
     def _note_write(self, done: OpResult) -> None:
-        if done.type not in _COUNTED_WRITES or done.err:
-            return
-        path = done.path
-        assert path is not None
-        node = self._tree.nodes.get(path)
-        self._stats.note_write(path, len(node.data) if node is not None and node.data else 0)
+        if done.type in _COUNTED_WRITES and not done.err:
+            path = done.path
+            assert path is not None
+            self._stats.note_write(path, done.size)
 
 
 def _single_body(done: OpResult) -> bytes:
+    if done.type == OpCode.SET_DATA:
+        return done.stat or b""
     if done.type == OpCode.CREATE:
         return encode_create_response(CreateResponse(done.path))
     if done.type in _CREATES_WITH_STAT:

@@ -17,7 +17,7 @@ from zkpy.core.pipeline.changes import ChangeRecord, OutstandingChanges, child_c
 from zkpy.core.pipeline.multi import read_write_ops
 from zkpy.core.quotas import LIMIT_NAME, MalformedQuotaError, QuotaTrack, limits_path, stats_path
 from zkpy.core.txn import Txn
-from zkpy.core.types import counter_of, wrap32
+from zkpy.core.types import wrap32
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.opcodes import CreateFlags, ErrorCode, OpCode, Perms
 from zkpy_protocol.records import (
@@ -63,7 +63,6 @@ _SEQUENTIAL_FLAGS = (
     CreateFlags.EPHEMERAL_SEQUENTIAL,
     CreateFlags.PERSISTENT_SEQUENTIAL_WITH_TTL,
 )
-_LAST_COUNTER = 0xFFFFFFFF
 
 WRITE_OPS = frozenset(
     (
@@ -81,10 +80,6 @@ WRITE_OPS = frozenset(
         OpCode.CLOSE_SESSION,
     )
 )
-
-
-class CounterExhaustedError(Exception):
-    """The last zxid of the epoch is used; the next proposal needs a new epoch."""
 
 
 class _Undecodable(Exception):  # noqa: N818  not an error of ours: it carries the answer
@@ -130,13 +125,7 @@ class PrepStage:
         self.last_zxid = tree.last_zxid
 
     def prepare(self, request: Request, time_ms: int) -> None:
-        """Give `request` its txn, or its `err` when it is refused without using a zxid.
-
-        Raises:
-            CounterExhaustedError: no zxid is left in this epoch.
-        """
-        if counter_of(self.last_zxid) == _LAST_COUNTER - 1:
-            raise CounterExhaustedError
+        """Give `request` its txn, or its `err` when it is refused without using a zxid."""
         zxid = self.last_zxid + 1
         changes = self.changes
         digest_before = changes.digest
