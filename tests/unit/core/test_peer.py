@@ -13,7 +13,6 @@ from zkpy.core.data_tree import DataTree
 from zkpy.core.link import QUEUED_BYTES_MAX
 from zkpy.core.owners import OwnerRules
 from zkpy.core.passwords import session_password
-from zkpy.core.pipeline.prep import CounterExhaustedError
 from zkpy.core.txn import Txn
 from zkpy_protocol.opcodes import ErrorCode, OpCode, Perms
 from zkpy_protocol.records import (
@@ -775,17 +774,15 @@ def test_what_the_sweep_found_is_checked_again_when_it_is_deleted() -> None:
 # -- the end of an epoch
 
 
-def test_the_last_zxid_of_an_epoch_is_not_given_out() -> None:
+def test_the_zxids_of_a_standalone_server_count_on_into_the_next_epoch() -> None:
     tree = DataTree(OwnerRules(extended=False, emulate_353=False))
-    last = 0xFFFFFFFE
     record = CreateSessionTxn(10_000)
-    tree.apply(Txn.make(7, 0, last, 0, OpCode.CREATE_SESSION, record, None), None)
+    tree.apply(Txn.make(7, 0, 0xFFFFFFFE, 0, OpCode.CREATE_SESSION, record, None), None)
     server = LocalServer(tree=tree, sessions={7: 10_000})
     client = Client(server)
     client.connect(session_id=7, password=session_password(7))
-    client.call(OpCode.GET_DATA, get("/")).ok()
-    with pytest.raises(CounterExhaustedError):
-        client.send(OpCode.CREATE, create("/a"))
+    zxids = [client.call(OpCode.CREATE, create(f"/{number}")).zxid for number in range(3)]
+    assert zxids == [0xFFFFFFFF, 0x1_0000_0000, 0x1_0000_0001]
 
 
 # -- flow control

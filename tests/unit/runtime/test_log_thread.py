@@ -1,0 +1,108 @@
+"""The log thread: batches in, outcomes out."""
+
+from __future__ import annotations
+
+import errno
+from queue import SimpleQueue
+
+import pytest
+
+from tests.fakes.driven_server import LOG_DIR, logged_zxids
+from tests.fakes.memory_fs import MemoryFs
+from zkpy.core.txn import Txn
+from zkpy.runtime.log_thread import Batch, LogThread, Outcome
+from zkpy.storage.errors import DiskFullError, LogFailedError
+from zkpy.storage.txn_log import TxnLog, encode_entry
+from zkpy_protocol.opcodes import OpCode
+from zkpy_protocol.records import ErrorTxn
+
+Outcomes = SimpleQueue[Outcome]
+
+
+def started(fs: MemoryFs) -> tuple[LogThread, Outcomes]:
+    fs.mkdir(LOG_DIR)
+    fs.sync_dir("/")
+    outcomes: Outcomes = SimpleQueue()
+    thread = LogThread(TxnLog(fs, LOG_DIR, prealloc_bytes=1 << 12), outcomes.put)
+    thread.start()
+    return thread, outcomes
+
+
+def batch(*zxids: int, roll: bool = False) -> Batch:
+    txns = [Txn.make(1, 1, zxid, 1, OpCode.ERROR, ErrorTxn(-1), None) for zxid in zxids]
+    return Batch(zxids[0], zxids[-1], [encode_entry(txn.payload) for txn in txns], roll)
+
+
+def done(thread: LogThread, outcomes: Outcomes, what: Batch) -> Outcome:
+    thread.submit(what)
+    outcome = outcomes.get(timeout=20)
+    assert outcome.batch is what
+    return outcome
+
+
+def test_a_batch_is_durable_when_its_outcome_says_so() -> None:
+    fs = MemoryFs()
+    thread, outcomes = started(fs)
+    for first in (1, 3, 5):
+        outcome = done(thread, outcomes, batch(first, first + 1))
+        assert outcome.error is None
+        assert outcome.sync_ms >= 0
+        assert logged_zxids(fs.after_power_cut(first)) == list(range(1, first + 2))
+    thread.stop()
+
+
+def test_a_batch_that_rolls_is_the_last_in_its_file() -> None:
+    fs = MemoryFs()
+    thread, outcomes = started(fs)
+    done(thread, outcomes, batch(1, 2, roll=True))
+    done(thread, outcomes, batch(3))
+    thread.stop()
+    assert [name for name in fs.names(LOG_DIR) if name.startswith("log.")] == ["log.1", "log.3"]
+    assert logged_zxids(fs) == [1, 2, 3]
+
+
+def test_a_batch_without_room_is_taken_back_and_the_next_one_may_fit() -> None:
+    fs = MemoryFs(capacity=1 << 14)
+    thread, outcomes = started(fs)
+    done(thread, outcomes, batch(1))
+    refused = done(thread, outcomes, batch(*range(2, 1000)))
+    assert isinstance(refused.error, DiskFullError)
+    assert logged_zxids(fs.after_kill()) == [1]
+    assert done(thread, outcomes, batch(2)).error is None
+    assert logged_zxids(fs.after_power_cut(1)) == [1, 2]
+    thread.stop()
+
+
+@pytest.mark.parametrize("what", ["datasync", "rename"])
+def test_a_sync_that_fails_is_final(what: str) -> None:
+    fs = MemoryFs()
+    thread, outcomes = started(fs)
+    last = fs.operations
+    done(thread, outcomes, batch(1))
+    # The first batch in a file writes, syncs and gives the file its name; a later one writes and syncs.
+    number = next(n for n, name in enumerate(fs.log[last:], last + 1) if name == what)
+    thread.stop()
+
+    failing = MemoryFs()
+    failing.fail_at[number] = errno.EIO
+    thread, outcomes = started(failing)
+    assert isinstance(done(thread, outcomes, batch(1)).error, LogFailedError)
+    failing.fail_at.clear()
+    assert isinstance(done(thread, outcomes, batch(2)).error, LogFailedError), "asking again proves nothing"
+    thread.stop()
+
+
+def test_stop_finishes_what_was_handed_over_and_may_be_repeated() -> None:
+    fs = MemoryFs()
+    thread, outcomes = started(fs)
+    thread.submit(batch(1))
+    thread.stop()
+    thread.stop()
+    assert outcomes.get_nowait().error is None
+    assert logged_zxids(fs.after_power_cut(3)) == [1]
+
+
+def test_a_thread_that_never_ran_can_be_stopped() -> None:
+    fs = MemoryFs()
+    fs.mkdir(LOG_DIR)
+    LogThread(TxnLog(fs, LOG_DIR), lambda _: None).stop()
