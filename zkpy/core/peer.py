@@ -436,24 +436,26 @@ class Peer:
 
     def persisted(self, zxid: int, mono_ms: int) -> None:
         """Everything up to `zxid` is durable here: commit what a quorum has, answer, serve what waited."""
+        stats = self.stats
+        final = self._final
+        changes = self._prep.changes
         for request in self._proposals.ack(self._options.server_id, zxid):
             txn = request.txn
             assert txn is not None
-            assert txn.zxid == self.tree.last_zxid + 1 or txn.zxid >> 32 > self.tree.last_zxid >> 32, (
-                "txns are applied in zxid order"
-            )
-            self._final.apply(request)
-            self._prep.changes.applied(request.undo, txn.zxid)
-            self.stats.commits += 1
+            assert txn.zxid > self.tree.last_zxid, "txns are applied in zxid order"
+            final.apply(request)
+            changes.applied(request.undo, txn.zxid)
+            stats.commits += 1
             if txn.type == OpCode.CLOSE_SESSION:
                 self._session_closed(txn.client_id, request)
             link = request.link
             if link is not None and link.pending:
                 head = link.pending.popleft()
                 assert head is request, "requests of a link are answered in order"
-                self.stats.outstanding -= 1
+                stats.outstanding -= 1
                 self._answered(link, request, mono_ms)
-                self._serve_waiting(link, mono_ms)
+                if link.pending:
+                    self._serve_waiting(link, mono_ms)
 
     def _session_closed(self, session_id: int, request: Request) -> None:
         link = self.links.get(session_id)
