@@ -947,6 +947,9 @@ class Server:
         self.proc: subprocess.Popen | None = None
 
     def start(self) -> None:
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", self.port)) == 0:
+                raise SystemExit(f"port {self.port} is served by another process already (--base-port)")
         shutil.rmtree(self.dir, ignore_errors=True)
         os.makedirs(self.dir + "/data")
         cfg = self.dir + "/zoo.cfg"
@@ -1759,7 +1762,8 @@ class Run:
             if want.startswith(("tree", "4lw")):
                 diffs = diffs + p.check_state()
             return any(d.sig == want for d in diffs)
-        except (OSError, KeyError):
+        except (OSError, KeyError) as e:
+            print(f"minimize: a replay could not go on: {e!r}", flush=True)
             return False
 
     def minimize(self, want: str) -> list:

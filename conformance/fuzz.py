@@ -44,7 +44,7 @@ def run_seed(a: argparse.Namespace, profile: str, seed: int) -> dict[str, object
             return done
     report.unlink(missing_ok=True)
     argv = [sys.executable, str(HERE / "difffuzz.py"), "--oracle-cmd", a.oracle, "--candidate-cmd", a.candidate, "--base-port", str(a.base_port),
-            "--work", str(OUT / "servers"), "--profile", profile, "--seed", str(seed), "--ops", str(a.ops), "--minimize", "--report", str(report)]
+            "--work", str(OUT / "servers"), "--profile", profile, "--seed", str(seed), "--ops", str(a.ops), "--minimize", "--max-tries", "60", "--report", str(report)]
     if not a.verbose:
         argv += ["--progress", "0"]
     if a.keep_going:
