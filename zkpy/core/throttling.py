@@ -27,8 +27,14 @@ if TYPE_CHECKING:
     from zkpy.core.link import ClientLink
     from zkpy.core.peer import Peer
 
-# Compat: what keeps sessions alive and ends them is never answered "throttled". Opcodes that do not exist are answered as ever.
-_THROTTLABLE = frozenset(OP_NAMES) - {OpCode.PING, OpCode.CREATE_SESSION, OpCode.CLOSE_SESSION}
+# Compat: what keeps sessions alive and ends them is never answered "throttled"; opcodes no client may send, CHECK among
+# them, are answered as ever.
+_THROTTLABLE = frozenset(OP_NAMES) - {
+    OpCode.PING,
+    OpCode.CREATE_SESSION,
+    OpCode.CLOSE_SESSION,
+    OpCode.CHECK,
+}
 
 _OP_END = 8
 
@@ -240,7 +246,7 @@ class RequestThrottle:
         is_late = 0 < options.wait_max_ms < waited
         taken = start
         for frame in islice(frames, start, None):
-            if is_stale and not self._keep_stale(frame):
+            if is_stale and self._drops(frame):
                 link.drop()
                 break
             if self._is_held(link):
@@ -254,6 +260,8 @@ class RequestThrottle:
                 break
             taken += 1
             peer.stats.throttle_wait.add(waited)
+            if is_stale:
+                self._count_stale(frame)
             if link.state >= CLOSE_AFTER_FLUSH:
                 break
         if self._turn is link:
@@ -290,8 +298,10 @@ class RequestThrottle:
         if options.requests_max <= 0:
             return
         for frame in frames:
-            if options.checks_connection and not self._keep_stale(frame):
-                return
+            if options.checks_connection:
+                if self._drops(frame):
+                    return
+                self._count_stale(frame)
             self._peer.receive(link, (frame,), 0, wall_ms, mono_ms)
 
     def _is_held(self, link: ClientLink) -> bool:
@@ -300,16 +310,15 @@ class RequestThrottle:
             self._peer.stats.outstanding >= limit or (bool(self._waiting) and self._turn is not link)
         )
 
-    def _keep_stale(self, frame: bytes) -> bool:
-        """Count a stale request. False when it goes, and with it, to keep their order, all of its link behind it."""
-        stats = self._peer.stats
-        if _op(frame) == OpCode.CLOSE_SESSION:
-            return True  # it cleans up, which is welcome at any time
-        if self._options.drops_stale:
-            stats.stale_requests_dropped += 1
-            return False
-        stats.stale_requests += 1
+    def _drops(self, frame: bytes) -> bool:
+        """Whether a stale request goes and, to keep their order, everything of its link behind it."""
+        if not self._options.drops_stale or _op(frame) == OpCode.CLOSE_SESSION:
+            return False  # a close cleans up, which is welcome at any time
+        self._peer.stats.stale_requests_dropped += 1
         return True
+
+    def _count_stale(self, frame: bytes) -> None:
+        self._peer.stats.stale_requests += _op(frame) != OpCode.CLOSE_SESSION
 
     def _fits(self, frame: bytes) -> bool:
         options = self._options
