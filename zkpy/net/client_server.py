@@ -357,12 +357,12 @@ class ClientConnection(asyncio.Protocol):
         elif link.resume_reading:
             link.resume_reading = False
             frames = self._input.resume()
-            if self._input.error is not None:
-                self._refuse(str(self._input.error))
-                return
             self._update_reading()
             if frames:
                 self._serve(frames, self._port.driver.mono_ms())
+            if self._input.error is not None:
+                self.flush()
+                self._refuse(str(self._input.error))
         elif self._backlog and not self._must_wait():
             self._serve((), self._port.driver.mono_ms())
 
