@@ -221,6 +221,27 @@ STEPS = st.lists(
 )
 
 
+# Two names, little but creates and deletes: parents go and come back, and what was below them does too.
+_FEW_PATHS = st.sampled_from(["/a", "/b", "/a/a", "/a/b", "/a/a/a"])
+_CHURN = st.one_of(
+    _FEW_PATHS.map(lambda path: ("delete", path)),
+    st.builds(
+        lambda path, kind, acl: ("create", path, kind, b"1", acl, 5), _FEW_PATHS, KINDS, st.sampled_from(ACLS)
+    ),
+    st.builds(lambda path, data: ("set", path, data), _FEW_PATHS, DATA),
+)
+CHURN = st.lists(
+    st.one_of(
+        st.tuples(st.just("op"), st.sampled_from(SESSIONS), _CHURN),
+        st.tuples(st.just("op"), st.sampled_from(SESSIONS), _CHURN),
+        st.tuples(st.just("multi"), st.sampled_from(SESSIONS), st.lists(_CHURN, min_size=2, max_size=3)),
+        st.tuples(st.just("close"), st.sampled_from(SESSIONS)),
+    ),
+    min_size=10,
+    max_size=40,
+)
+
+
 class History:
     """Txns, and the nodes after each of them; `states[0]` is the empty database."""
 
@@ -273,7 +294,7 @@ def test_the_payloads_of_a_history_give_the_same_tree_again(steps: list[Any]) ->
 
 
 @settings(deadline=None, max_examples=100)
-@given(STEPS, st.data())
+@given(STEPS | CHURN, st.data())
 def test_replaying_over_a_copy_from_later_on_gives_the_same_tree(
     steps: list[Any], data: st.DataObject
 ) -> None:
@@ -305,7 +326,7 @@ def fuzzy(history: History, name: int, data: st.DataObject) -> dict[str, Stored]
 
 
 @settings(deadline=None, max_examples=150)
-@given(STEPS, st.data())
+@given(STEPS | CHURN, st.data())
 def test_replaying_over_a_fuzzy_snapshot_gives_the_same_tree(steps: list[Any], data: st.DataObject) -> None:
     history = History(steps)
     name = data.draw(st.integers(0, len(history.txns)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry, SaslProvider
-from zkpy.core.acl import OPEN_ACL_ID, AccessRules, AclList, AclTable
+from zkpy.core.acl import OPEN_ACL_ID, AccessRules, AclList, AclTable, in_hash_order
 from zkpy.core.errors import KeeperError
 from zkpy_protocol.opcodes import ErrorCode, Perms
 from zkpy_protocol.records import ACL, Id
@@ -212,3 +212,25 @@ def test_a_view_does_not_enter_the_table() -> None:
     assert list(table.entries()) == []
     interned = table.intern([ACL(1, ANYONE)])
     assert table.view([ACL(1, ANYONE)]) is interned
+
+
+# -- the order of identities
+
+
+@pytest.mark.parametrize(
+    ("count", "order"),
+    [
+        (3, "1 0 ip"),
+        (11, "6 8 9 7 5 2 1 0 ip 3 4"),
+        (12, "6 9 10 2 0 ip 3 8 7 5 1 4"),
+        (13, "6 9 10 2 0 ip 3 8 7 5 1 11 4"),
+        (24, "6 9 10 13 21 0 ip 3 16 19 17 11 14 18 15 12 22 2 8 7 5 1 20 4"),
+    ],
+)
+def test_identities_stand_in_the_order_of_a_java_hash_set(count: int, order: str) -> None:
+    """The expected orders were printed by a Java 17 with Apache's Id class."""
+    schemes = ["digest", "sasl", "x509"]
+    ids = [Id("ip", "127.0.0.1"), *(Id(schemes[number % 3], f"user{number}") for number in range(count - 1))]
+    found = in_hash_order([*ids, *ids])
+    names = ["ip" if id_.scheme == "ip" else (id_.id or "").removeprefix("user") for id_ in found]
+    assert " ".join(names) == order

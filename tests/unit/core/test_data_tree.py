@@ -341,6 +341,19 @@ def test_a_delete_of_a_node_that_is_gone_still_moves_the_parents_pzxid() -> None
     assert apply(tree, OpCode.DELETE, DeleteTxn("/missing/b"))[0] == ErrorCode.NONODE
 
 
+@pytest.mark.parametrize("type_", [OpCode.CREATE, OpCode.CREATE2])
+def test_a_node_that_outlived_its_parent_is_replaced_by_the_create_that_comes_again(type_: int) -> None:
+    """The snapshot has a child made later, the log begins with the deletion of the parent from before it."""
+    tree = new_tree()
+    apply(tree, OpCode.CREATE, created("/a"))
+    apply(tree, OpCode.CREATE, created("/a/b", 1, data=b"later"))
+    txns = [(OpCode.DELETE, DeleteTxn("/a")), (OpCode.CREATE, created("/a", 2))]
+    for zxid, (kind, record) in enumerate(txns, 3):
+        tree.apply(Txn.make(SESSION, 1, zxid, TIME, kind, record, None), None)
+    assert apply(tree, type_, created("/a/b", 1, data=b"again"))[0] == 0
+    assert (tree.nodes["/a/b"].data, tree.nodes["/a/b"].czxid) == (b"again", 5)
+
+
 def test_changes_of_a_node_that_is_gone_are_ignored() -> None:
     tree = new_tree()
     assert apply(tree, OpCode.SET_DATA, SetDataTxn("/a", b"", 1)) == (ErrorCode.NONODE, [])

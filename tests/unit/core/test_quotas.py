@@ -235,6 +235,17 @@ def test_refusals_are_counted_by_the_first_component_of_the_path() -> None:
     assert server.peer.stats.quota_exceeded == {"q": 2}
 
 
+def test_limits_that_are_being_deleted_still_count() -> None:
+    server, client = with_quota(b"count=-1,bytes=-1=;countHardLimit=2", enforce_quota=True)
+    server.holding = True
+    client.send(OpCode.DELETE, delete(limits_path("/q")))
+    client.send(OpCode.CREATE, create("/q/b"))
+    server.settle()
+    assert [reply.err for reply in client.replies()] == [0, ErrorCode.QUOTAEXCEEDED], "applied limits count"
+    server.holding = False
+    client.call(OpCode.CREATE, create("/q/b")).ok()
+
+
 # -- records that cannot be read
 
 
