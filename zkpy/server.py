@@ -31,7 +31,7 @@ from zkpy.runtime import clock
 from zkpy.runtime.driver import Driver
 from zkpy.runtime.snapshots import SnapshotWriter
 from zkpy.storage.data_dir import DataDir
-from zkpy.storage.errors import DataDirError, SnapshotDamageError, StorageDamageError
+from zkpy.storage.errors import DataDirError, LogFailedError, SnapshotDamageError, StorageDamageError
 from zkpy.storage.purge import purge
 from zkpy.storage.recovery import Recovered, recover
 from zkpy.storage.snapshot import write_snapshot
@@ -49,6 +49,7 @@ EXIT_OK = 0
 EXIT_UNEXPECTED = 1
 EXIT_INVOCATION = 2
 EXIT_DATA_DIR = 3
+EXIT_SNAPSHOT = 10
 
 _HOUR_S = 3600
 _SILENCE_CHECK_S = 1.0
@@ -147,6 +148,12 @@ class Server:
             self._assemble(recovered, loop)
         except (AuthConfigError, JaasError) as error:
             raise StartError(str(error), EXIT_INVOCATION) from error
+        except LogFailedError as error:
+            raise StartError(str(error), EXIT_UNEXPECTED) from error
+        except OSError as error:
+            raise StartError(
+                f"{config.data_dir}: no snapshot can be written: {error.strerror}", EXIT_SNAPSHOT
+            ) from error
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
@@ -202,7 +209,18 @@ class Server:
         sasl = wiring.sasl_policy(config, enforcement)
         if sasl.refusal is not None:
             log.warning("sasl.refused", reason=sasl.refusal)
+        if recovered.digest_mismatches:
+            tree.digest_mismatches = recovered.digest_mismatches
+            log.warning(
+                "storage.digest_mismatch",
+                txns=recovered.digest_mismatches,
+                meaning="replaying them gave another tree than the server that logged them had",
+            )
         orphans = tree.drop_orphans(recovered.sessions)
+        if orphans:
+            log.warning(
+                "storage.orphans_dropped", znodes=orphans, reason="their session is not in the session table"
+            )
         self._peer = Peer(
             wiring.peer_options(config),
             tree,

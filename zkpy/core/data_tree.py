@@ -446,12 +446,13 @@ class DataTree:
         self._raise_cversion(parent_path, parent, record.parent_c_version, zxid)
         node = Node(record.data, acl, owner, zxid, txn.time)
         self.attach(path, node)
+        # Compat: of a stats node the reply shows the data as sent, the tree already holds what was counted.
+        stat = None if type_ == _CREATE else self.stat(node)
         self._account_create(path, parent_path, path[slash + 1 :], node)
         if changes is not None:
             changes.append((_CREATED, path, acl))
             changes.append((_CHILDREN_CHANGED, parent_path or ROOT, parent.acl))
-        size = 0 if node.data is None else len(node.data)
-        return OpResult(type_, _OK, path, None if type_ == _CREATE else self.stat(node), size)
+        return OpResult(type_, _OK, path, stat, 0 if node.data is None else len(node.data))
 
     def _raise_cversion(self, path: str, parent: Node, cversion: int, zxid: int) -> None:
         if cversion == -1:
@@ -508,9 +509,8 @@ class DataTree:
         self._set_usage(stats, track)
 
     def _set_usage(self, stats: Node, track: QuotaTrack) -> None:
-        data = track.encode()
-        self.data_size += len(data) - len(stats.data or b"")
-        stats.data = data
+        # Compat: `data_size` is not told, so it drifts until the next start as Apache's approximate_data_size does.
+        stats.data = track.encode()
         stats.stat = None
 
     def _delete(self, path: str, zxid: int, changes: list[Change] | None) -> int:
@@ -557,10 +557,9 @@ class DataTree:
         else:
             owned = self.ephemerals.get(owner)
             if owned is not None and path in owned:
+                # Compat: an owner without nodes stays until its session closes; `dump` counts it.
                 del owned[path]
                 self.ephemeral_count -= 1
-                if not owned:
-                    del self.ephemerals[owner]
 
     def _set_data(self, type_: int, record: Any, txn: Txn, changes: list[Change] | None) -> OpResult:
         path = record.path
@@ -625,3 +624,4 @@ class DataTree:
         # What the leader did not list can only be there over a fuzzy snapshot or an old log.
         for path in self.ephemerals_of(session_id):
             self._delete(path, zxid, changes)
+        self.ephemerals.pop(session_id, None)

@@ -11,7 +11,10 @@ RESERVED = ("/", "/zookeeper", QUOTA_ROOT, CONFIG_NODE)
 
 # Compat: what PathUtils of Apache refuses. Java counts UTF-16 units, so every code point above U+FFFF is
 # refused through its surrogates; private use and the specials at the end of the plane go with them.
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff\U00010000-\U0010ffff]")
+_FORBIDDEN = re.compile(
+    # Written with chr: a compiler such as mypyc takes no surrogates in a literal.
+    f"[\x00-\x1f\x7f-\x9f{chr(0xD800)}-{chr(0xF8FF)}{chr(0xFFF0)}-{chr(0xFFFF)}{chr(0x10000)}-{chr(0x10FFFF)}]"
+)
 _ODD_COMPONENT = re.compile(r"//|/\.(?:/|$)|/\.\.(?:/|$)")
 
 

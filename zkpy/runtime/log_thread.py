@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from zkpy.runtime.clock import mono_ms
-from zkpy.storage.errors import DiskFullError, LogFailedError
+from zkpy.storage.errors import DiskFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +33,11 @@ class Batch:
 
 
 class Outcome:
-    """What became of a batch: durable when `error` is None."""
+    """What became of a batch: durable when `error` is None; DiskFullError: nothing of it is there; else unknown."""
 
     __slots__ = ("batch", "error", "sync_ms")
 
-    def __init__(self, batch: Batch, error: DiskFullError | LogFailedError | None, sync_ms: int) -> None:
+    def __init__(self, batch: Batch, error: Exception | None, sync_ms: int) -> None:
         self.batch = batch
         self.error = error
         self.sync_ms = sync_ms
@@ -87,6 +87,6 @@ class LogThread:
             sync_ms = mono_ms() - start
             if batch.roll:
                 log.roll()
-        except LogFailedError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the log cannot be trusted any more
             return Outcome(batch, error, 0)
         return Outcome(batch, None, sync_ms)

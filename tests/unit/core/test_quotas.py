@@ -155,12 +155,34 @@ def test_without_stats_nothing_is_counted_and_nothing_breaks() -> None:
     client.call(OpCode.DELETE, delete("/q/b")).ok()
 
 
-def test_the_size_of_the_data_includes_the_usage_itself() -> None:
+def test_what_the_server_counts_into_a_stats_node_does_not_change_the_size_of_the_data() -> None:
+    """Apache's approximate_data_size drifts this way too."""
     server, client = with_quota()
+    before = server.tree.data_size
     client.call(OpCode.CREATE, create("/q/b", b"1" * 1000)).ok()
-    tree = server.tree
-    total = sum(len(path) + len(node.data or b"") for path, node in tree.nodes.items())
-    assert tree.data_size == total
+    assert server.tree.data_size == before + len("/q/b") + 1000
+
+
+def test_the_reply_to_the_create_of_a_stats_node_shows_the_data_as_sent() -> None:
+    """The tree holds what was counted by then."""
+    client = LocalServer().client()
+    client.call(OpCode.CREATE, create("/q", b"1" * 1000)).ok()
+    client.call(OpCode.CREATE, create("/zookeeper/quota/q")).ok()
+    client.call(OpCode.CREATE, create("/zookeeper/quota/q/zookeeper_limits", b"count=9,bytes=-1")).ok()
+    reply = client.call(OpCode.CREATE2, create("/zookeeper/quota/q/zookeeper_stats", b"count=0,bytes=0"))
+    assert reply.stat.data_length == len(b"count=0,bytes=0")
+    assert usage(client, "/q") == b"count=1,bytes=1000"
+
+
+def test_a_session_stays_among_the_owners_of_ephemerals_until_it_closes() -> None:
+    """As Apache's `dump` counts them."""
+    server = LocalServer()
+    client = server.client()
+    client.call(OpCode.CREATE, create("/e", flags=1)).ok()
+    client.call(OpCode.DELETE, delete("/e")).ok()
+    assert list(server.tree.ephemerals.values()) == [{}]
+    client.call(OpCode.CLOSE_SESSION).ok()
+    assert server.tree.ephemerals == {}
 
 
 def test_stats_of_a_quota_on_a_missing_path_count_nothing() -> None:

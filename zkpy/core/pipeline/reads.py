@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 HEADER_BYTES = 8
 REPLY_HEADER_BYTES = 16
 
+_JAVA_BLANK = "".join(map(chr, range(0x21)))  # what String.trim takes away
 _REPLY = struct.Struct(">iiqi").pack
 _DATA_REPLY = struct.Struct(">iiqii").pack
 _INT = struct.Struct(">i").pack
@@ -203,7 +204,7 @@ class ReadStage:
         request, _ = decode_get_ephemerals_request(frame, HEADER_BYTES)
         owned = self._tree.ephemerals_of(link.session_id)
         prefix = request.prefix_path
-        if prefix is not None and prefix.strip() not in {"", "/"}:
+        if prefix is not None and prefix.strip(_JAVA_BLANK) not in {"", "/"}:
             owned = [path for path in owned if path.startswith(prefix)]
         return encode_get_ephemerals_response(GetEphemeralsResponse([*owned]))
 

@@ -168,6 +168,7 @@ def test_the_acl_of_the_config_node_is_read_only_and_was_never_counted() -> None
 @pytest.mark.parametrize(
     ("prefix", "found"),
     [
+        ("/\0 \x1f", ["/a/e", "/a/es-1", "/b"]),  # Java trims all of these
         (None, ["/a/e", "/a/es-1", "/b"]),
         ("", ["/a/e", "/a/es-1", "/b"]),
         ("  ", ["/a/e", "/a/es-1", "/b"]),
