@@ -42,8 +42,7 @@ def has_atheris() -> bool:
 
 def fuzz_with_atheris(surface: str, seconds: int) -> None:
     """Does not return."""
-    import atheris
-
+    atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=INSTRUMENTED):
         module = module_of(surface)
     corpus = WORK / "corpus" / surface
@@ -81,6 +80,11 @@ def fuzz_with_hypothesis(surface: str, seconds: int) -> None:
     run(given(inputs)(module.check))()
 
 
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -98,7 +102,7 @@ def main() -> int:
         fuzz(arguments.surface, arguments.seconds)
         return 0
     if not guided:
-        print(f"no atheris for Python {sys.version_info.major}.{sys.version_info.minor}: Hypothesis instead")
+        say(f"no atheris for Python {sys.version_info.major}.{sys.version_info.minor}: Hypothesis instead")
     broken = []
     for surface in SURFACES:
         command = [
@@ -115,10 +119,10 @@ def main() -> int:
         )
         verdict = "FAIL" if ended.returncode else "PASS"
         runs = [line.split()[-1] for line in ended.stdout.splitlines() if "number_of_executed_units" in line]
-        print(f"{verdict} {surface}" + (f": {runs[0]} inputs" if runs else ""), flush=True)
+        say(f"{verdict} {surface}" + (f": {runs[0]} inputs" if runs else ""))
         if ended.returncode:
             broken.append(surface)
-            print(ended.stdout[-4000:])
+            say(ended.stdout[ended.stdout.find("Uncaught Python exception") :][-4000:])
     return 1 if broken else 0
 
 
