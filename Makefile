@@ -13,6 +13,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m compileall -q zkpy protocol  # starts are fast also where Python may not write bytecode
 	touch $@
 
 run: setup  ## a server on port 2181, data in ./zkpy-data
@@ -52,7 +53,9 @@ conformance-kazoo: setup
 	$(BIN)/python conformance/kazoo_suite.py --servers $(SERVERS)
 
 conformance-kafka: setup
+	$(BIN)/python -m pip install --quiet --requirement conformance/systems-requirements.txt
 	$(BIN)/python conformance/kafka_run.py --servers $(SERVERS)
+	$(BIN)/python conformance/kafka_run.py --tls
 
 conformance-hbase: setup
 	$(BIN)/python conformance/hbase_run.py --servers $(SERVERS)
