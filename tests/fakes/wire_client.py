@@ -10,6 +10,7 @@ from tests.fakes.replies import Event, Reply, decode_frames, encode
 from zkpy_protocol.records import ConnectRequest, ConnectResponse, RequestHeader, decode_connect_response
 
 if TYPE_CHECKING:
+    import ssl
     from typing import Self
 
 TIMEOUT_S = 20
@@ -36,11 +37,10 @@ class WireClient:
         self._xid = 0
 
     @classmethod
-    async def open(cls, port: int) -> Self:
+    async def open(cls, port: int, tls: ssl.SSLContext | None = None) -> Self:
         """A socket on which nothing has been said yet."""
-        return cls(
-            *await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port, limit=1 << 26), TIMEOUT_S)
-        )
+        connection = asyncio.open_connection("127.0.0.1", port, limit=1 << 26, ssl=tls)
+        return cls(*await asyncio.wait_for(connection, TIMEOUT_S))
 
     async def connect_response(self) -> ConnectResponse:
         response, _ = decode_connect_response(await self.frame())

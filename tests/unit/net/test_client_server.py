@@ -6,16 +6,24 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.fakes.driven_server import DrivenServer, GatedFs
 from tests.fakes.replies import Event, Reply, create, delete, set_data
 from tests.fakes.wire_client import TIMEOUT_S, WireClient, connect_frame, framed, request_frame
+from tests.unit.net.certificates import issue
+from tests.unit.net.test_tls import AUTHORITY, Files
+from zkpy.auth.providers import X509Provider
 from zkpy.net.client_server import SEND_BUFFER_MAX, ClientConnection, ClientPort, PortOptions
+from zkpy.net.tls import ServerTls
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import AddWatchRequest, AuthPacket, ExistsRequest, GetDataRequest
+
+if TYPE_CHECKING:
+    import ssl
+    from pathlib import Path
 
 FRAME_MAX = 0xFFFFF
 TLS_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(40)
@@ -35,14 +43,14 @@ class Listening:
     def peer(self) -> Any:
         return self.server.peer
 
-    async def open(self) -> WireClient:
+    async def open(self, tls: ssl.SSLContext | None = None) -> WireClient:
         """A socket on which nothing has been said yet."""
-        self.clients.append(await WireClient.open(self.number))
+        self.clients.append(await WireClient.open(self.number, tls))
         return self.clients[-1]
 
-    async def client(self, **options: Any) -> WireClient:
+    async def client(self, tls: ssl.SSLContext | None = None, **options: Any) -> WireClient:
         """A client with a session."""
-        client = await self.open()
+        client = await self.open(tls)
         client.writer.write(connect_frame(**options))
         assert (await client.connect_response()).session_id
         return client
@@ -73,7 +81,9 @@ Start = Callable[..., Any]
 async def start() -> AsyncIterator[Start]:
     begun: list[Listening] = []
 
-    async def begin(*, fs: Any = None, peer: dict[str, Any] | None = None, **options: Any) -> Listening:
+    async def begin(
+        *, fs: Any = None, peer: dict[str, Any] | None = None, tls: ServerTls | None = None, **options: Any
+    ) -> Listening:
         server = DrivenServer(fs, **(peer or {}))
         settings: dict[str, Any] = {
             "frame_max": FRAME_MAX,
@@ -82,11 +92,12 @@ async def start() -> AsyncIterator[Start]:
             "max_cnxns": 0,
             "sessionless_timeout_ms": 10_000,
             "keepalive": False,
-            "secure": False,
+            "secure": tls is not None,
         } | options
-        port = ClientPort(server.driver, PortOptions(**settings))
+        port = ClientPort(server.driver, PortOptions(**settings), tls, X509Provider())
         loop = asyncio.get_running_loop()
-        listener = await loop.create_server(lambda: ClientConnection(port), "127.0.0.1", 0)
+        context = None if tls is None else tls.context
+        listener = await loop.create_server(lambda: ClientConnection(port), "127.0.0.1", 0, ssl=context)
         begun.append(Listening(server, listener, port))
         return begun[-1]
 
@@ -457,3 +468,40 @@ async def test_events_arrive_before_the_reply_over_a_socket_too(start: Start) ->
     assert isinstance(event, Event)
     assert isinstance(reply, Reply)
     assert event.zxid == reply.zxid
+
+
+# -- the secure port
+
+
+async def test_a_client_certificate_is_an_id_of_its_connection(start: Start, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    server = await start(tls=ServerTls(files.settings()))
+    client = await server.client(files.client())
+    assert (await client.call(OpCode.CREATE, create("/a"))).path == "/a"
+    (link,) = server.peer.links.values()
+    ids = {(id_.scheme, id_.id) for id_ in link.ids}
+    assert ids == {("ip", "127.0.0.1"), ("x509", "CN=client\\, one,O=test")}
+    assert link.secure
+    assert link.x509_subject == "CN=client\\, one,O=test"
+
+
+async def test_without_a_certificate_there_is_no_such_id(start: Start, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    server = await start(tls=ServerTls(files.settings(client_auth="want")))
+    await server.client(files.client(None))
+    (link,) = server.peer.links.values()
+    assert [id_.scheme for id_ in link.ids] == ["ip"]
+
+
+async def test_a_certificate_for_another_address_is_refused_with_one_log_line(
+    start: Start, tmp_path: Path
+) -> None:
+    files = Files(tmp_path)
+    settings = files.settings(hostname_verification=True, client_hostname_verification=True)
+    server = await start(tls=ServerTls(settings))
+    client = await server.open(files.client(issue("elsewhere", AUTHORITY, address="10.9.9.9")))
+    assert await client.rest() == b""
+    (reason,) = server.reasons()
+    assert "is not for 127.0.0.1" in reason
+    assert server.peer.stats.auth_failed == 1
+    await server.until(lambda: not server.client_port.connections)
