@@ -76,6 +76,8 @@ async def test_what_gathers_while_the_disk_is_busy_is_one_batch(start: Start) ->
     assert await in_thread(fs.syncing.wait)
     for number in range(1, 8):
         client.send(OpCode.CREATE, create(f"/{number}"))
+    for _ in range(3):
+        await asyncio.sleep(0)  # whatever the loop has to do
     assert len(server.peer.unlogged) == 7
     fs.gate.set()
     assert [reply.path for reply in await replies(client, 8)] == [f"/{number}" for number in range(8)]
