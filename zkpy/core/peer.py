@@ -235,9 +235,10 @@ class Peer:
             link.session_id = self.sessions.new_id()
             self.sessions.track(link.session_id, link.timeout_ms, mono_ms)
             self.links[link.session_id] = link
-            self._submit(
-                Request(link, link.session_id, 0, OpCode.CREATE_SESSION, b"", link.ids, mono_ms), wall_ms
-            )
+            created = Request(link, link.session_id, 0, OpCode.CREATE_SESSION, b"", link.ids, mono_ms)
+            self._submit(created, wall_ms)
+            if created.txn is None:
+                self.sessions.remove(link.session_id)
         else:
             self._reattach(link, request.session_id, request.passwd, mono_ms)
 
@@ -317,6 +318,8 @@ class Peer:
                 live = op != OpCode.CLOSE_SESSION
             elif not self._receive_other(link, xid, op, frame, wall_ms, mono_ms, live):
                 break
+            elif op == OpCode.CLOSE_SESSION:
+                live = False
         if served:
             stats.sent += served
             link.sent += served

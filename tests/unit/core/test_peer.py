@@ -497,6 +497,18 @@ def test_with_the_demanded_id_everything_is_served() -> None:
     client.call(OpCode.PING).ok()
 
 
+def test_what_is_pipelined_behind_close_session_is_dropped_there_too() -> None:
+    """An ephemeral that came to be after the end of its session would stay for ever."""
+    server = _enforcing()
+    client = server.client()
+    client.send(OpCode.AUTH, AuthPacket(0, "digest", b"bob:secret"), xid=-4)
+    late = header(2, OpCode.CREATE) + encode(create("/e", flags=1))
+    client.send_frames(header(1, OpCode.CLOSE_SESSION), late, header(3, OpCode.PING))
+    assert xids(client.received()) == [-4, 1]
+    assert server.tree.get("/e") is None
+    assert server.tree.ephemeral_count == 0
+
+
 def test_super_is_above_every_acl() -> None:
     server = LocalServer()
     client, root = server.client(), server.client()
@@ -606,6 +618,9 @@ def test_while_writes_are_refused_new_sessions_are_closed_without_an_answer() ->
     assert client.connect() is None
     assert client.closed
     assert server.reconnect(known).session_id == known.session_id
+    zxid = server.tree.last_zxid
+    server.advance(60_000)
+    assert [txn.client_id for txn in server.log if txn.zxid > zxid] == [known.session_id], "nothing else to close"
 
 
 def test_refused_writes_are_answered_in_their_turn() -> None:
