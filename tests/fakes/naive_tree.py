@@ -175,7 +175,10 @@ def check_consistent(tree: DataTree) -> None:
     nodes = stored_nodes(tree)
     model = NaiveTree(nodes)
     assert tree.nodes[""] is tree.nodes["/"]
+    come: set[str] = {""}
     for path, node in tree.nodes.items():
+        assert path in {"", "/"} or path[: path.rindex("/")] in come, f"{path} comes before its parent"
+        come.add(path)
         assert sorted(node.children or ()) == model.children(path or "/"), path
         assert node.children is None or node.children, "no empty set of children is kept"
     if tree.digest_enabled:

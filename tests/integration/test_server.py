@@ -230,20 +230,25 @@ async def test_a_port_in_use_stops_the_start_with_its_number(server_of: Callable
 
 
 async def test_orphans_of_unknown_sessions_are_gone_after_a_start_without_extended_types(
-    server_of: Callable[..., Server],
+    server_of: Callable[..., Server], tmp_path: Path
 ) -> None:
     """Compat: without extendedTypesEnabled a TTL node looks like an ephemeral of a session that nobody knows."""
     first = server_of("extendedTypesEnabled=true")
     await first.start()
     client = await connected(first)
     await client.call(OpCode.CREATE_TTL, create_ttl("/t", 60_000))
+    await client.call(OpCode.CREATE, create("/t/child"))
     await client.close()
     await first.close()
-    for _ in range(2):
+    for start in range(3):
         second = server_of()
         await second.start()
         client = await connected(second)
-        assert (await client.call(OpCode.EXISTS, ExistsRequest("/t", False))).err == ErrorCode.NONODE
+        for path in ("/t", "/t/child"):
+            assert (await client.call(OpCode.EXISTS, ExistsRequest(path, False))).err == ErrorCode.NONODE
+        if start:
+            for old in sorted((tmp_path / "version-2").glob("snapshot.*"))[:-1]:
+                old.unlink()  # so that the newest has to do
         await client.close()
         await second.close()
 

@@ -604,16 +604,29 @@ class DataTree:
     def drop_orphans(self, sessions: Container[int]) -> int:
         """Delete ephemerals of sessions that are not in the session table, as Apache does after loading.
 
-        It is no txn, so the tree has to be saved before the next one is logged.
+        It is no txn, so the tree has to be saved before the next one is logged. A TTL node that looks like an
+        ephemeral without ``extendedTypesEnabled`` may have children. They go with it, as they do with Apache at the
+        start after: what hangs nowhere is in no snapshot.
 
         Returns:
             how many nodes went.
         """
-        before = self.ephemeral_count
+        before = len(self.nodes)
         for owner in sorted(self.ephemerals):
             if owner not in sessions:
+                for path in self.ephemerals_of(owner):
+                    self._delete_below(path)
                 self._close_session(owner, None, self.last_zxid, None)
-        return before - self.ephemeral_count
+        return before - len(self.nodes)
+
+    def _delete_below(self, path: str) -> None:
+        below = [path]
+        for parent in below:  # which grows
+            node = self.nodes.get(parent)
+            if node is not None and node.children:
+                below.extend(node.children)
+        for child in reversed(below[1:]):
+            self._delete(child, self.last_zxid, None)
 
     def _close_session(
         self, session_id: int, paths: Iterable[str] | None, zxid: int, changes: list[Change] | None

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes.naive_tree import check_consistent, stored_nodes
 from tests.fakes.replies import OPEN, READ_ONLY
-from zkpy.core.data_tree import DIGEST_LOG_INTERVAL, Change, DataTree
+from zkpy.core.data_tree import DIGEST_LOG_INTERVAL, Change, DataTree, Node
 from zkpy.core.owners import OwnerRules, ttl_owner
 from zkpy.core.txn import Txn
 from zkpy_protocol.opcodes import ErrorCode, EventType, OpCode
@@ -379,6 +379,24 @@ def test_orphans_of_sessions_that_are_unknown_are_dropped() -> None:
     assert tree.get("/mine") is not None
     assert tree.last_zxid == 2
     check_consistent(tree)
+
+
+def test_what_is_below_an_orphan_goes_with_it() -> None:
+    """A TTL node without extended types: children that hang nowhere would make the next snapshot unreadable."""
+    plain = new_tree(extended=False)
+    for zxid, path, owner in [
+        (1, "/t", 5000),
+        (4, "/t/t", 5000),
+        (2, "/t/a", 0),
+        (3, "/t/a/b", 0),
+        (5, "/other", 0),
+    ]:
+        plain.attach(path, Node(b"", plain.acls.intern(OPEN), ttl_owner(owner) if owner else 0, zxid, TIME))
+    plain.last_zxid = 5
+    assert plain.drop_orphans({}) == 4
+    assert sorted(plain.nodes) == ["", "/", "/other", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"]
+    assert plain.nodes["/"].pzxid == 5
+    check_consistent(plain)
 
 
 def test_nodes_with_equal_acls_share_one_list_that_goes_with_the_last_of_them() -> None:
