@@ -326,32 +326,40 @@ def failing_sync(promises: Promises, zk: Zk, control: SyncControl) -> None:
 # -- a full disk
 
 
-def full_disk(arguments: argparse.Namespace, directory: Path) -> int:
-    """Run the part in a mount namespace of its own; its exit code."""
-    allowed = shutil.which("unshare") and subprocess.run(
-        ["unshare", "-m", "mount", "-t", "tmpfs", "-o", "size=8m", "zkpy-crash", directory],
-        check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ).returncode == 0  # fmt: skip
-    if not allowed:
-        print("SKIP a full disk: mounting is not permitted here (run as root)", flush=True)
-        return 0
-    command = [
-        "unshare",
-        "-m",
-        sys.executable,
-        __file__,
-        "--inside",
-        str(directory),
-        "--seed",
-        str(arguments.seed),
-    ]
-    return subprocess.run(command, check=False).returncode
+MOUNTS = {
+    "tmpfs": "mount -t tmpfs -o size=8m zkpy-crash {data}",
+    "ext4": "truncate -s 8M {image} && mkfs.ext4 -q -F {image} && mount -o loop {image} {data}",
+}
 
 
-def inside_full_disk(promises: Promises, directory: Path) -> None:
+def full_disk(directory: Path) -> int:
+    """Run the part in a mount namespace of its own, on each kind of file system that may be mounted; failed runs."""
+    failed = 0
+    for kind in MOUNTS:
+        home = directory / f"full-{kind}"
+        (home / "data").mkdir(parents=True)
+        allowed = shutil.which("unshare") and subprocess.run(
+            ["unshare", "-m", "sh", "-c", mount_command(kind, home)],
+            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        if not allowed or allowed.returncode:
+            print(f"SKIP a full disk ({kind}): it cannot be mounted here (run as root)", flush=True)
+            continue
+        command = ["unshare", "-m", sys.executable, __file__, "--inside", str(home), "--mount", kind]
+        failed += subprocess.run(command, check=False).returncode != 0
+    return failed
+
+
+def mount_command(kind: str, home: Path) -> str:
+    return MOUNTS[kind].format(image=home / "image", data=home / "data")
+
+
+def inside_full_disk(promises: Promises, directory: Path, kind: str) -> None:
     """Everything happens in `data`, an 8 MiB file system that only this process and its children see."""
-    zk = Zk(directory / "full", config={"tickTime": 500, "maxSessionTimeout": 40000})
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "zkpy-crash", zk.datadir], check=True)
+    zk = Zk(directory, config={"tickTime": 500, "maxSessionTimeout": 40000})
+    subprocess.run(["sh", "-c", mount_command(kind, directory)], check=True)
     ballast = zk.datadir / "ballast"
     ballast.write_bytes(bytes(2 << 20))
     values: dict[str, bytes] = {}
@@ -366,6 +374,12 @@ def inside_full_disk(promises: Promises, directory: Path) -> None:
             wire.call(OpCode.CREATE, create(f"/n{number}", b"0"))
             values[f"/n{number}"] = b"0"
 
+        with promises.promise(
+            "a burst that does not fit is refused with SystemError, what fits of bursts is kept"
+        ) as said:
+            done, refused = _bursts(wire, values)
+            said.append(f"{done} sets done, {refused} refused")
+            _check(wire, values)
         with promises.promise("8 MiB full: writes are refused with SystemError", needed=True) as said:
             said.append(f"after {_fill(wire, values)} sets")
         with promises.promise("one line of the log says so, and what to do"):
@@ -425,6 +439,26 @@ def _set(wire: Wire, values: dict[str, bytes], path: str, data: bytes) -> bool:
         return False
     values[path] = data
     return True
+
+
+def _bursts(wire: Wire, values: dict[str, bytes]) -> tuple[int, int]:
+    """Forty sets of 100 kB at a time, without waiting, until some are refused; sets that were done and refused."""
+    done = refused = 0
+    while not refused:
+        if done > 1000:
+            raise Broken("the disk does not fill up")
+        sent = [(f"/n{n % 20}", b"%d-%d-" % (done, n) + b"b" * 100_000) for n in range(40)]
+        wire.send_frames([wire.request(OpCode.SET_DATA, set_data(path, data)) for path, data in sent])
+        for path, data in sent:
+            _, _, err, _ = wire.reply()
+            if err == 0:
+                values[path] = data
+                done += 1
+            elif err == ErrorCode.SYSTEMERROR:
+                refused += 1
+            else:
+                raise Broken(f"error {err}")
+    return done, refused
 
 
 def _fill(wire: Wire, values: dict[str, bytes]) -> int:
@@ -534,10 +568,11 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated: %(default)s")
     parser.add_argument("--keep", action="store_true", help="leave logs and data")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
+    parser.add_argument("--mount", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
-        promises = Promises("crash: full disk")
-        inside_full_disk(promises, Path(arguments.inside))
+        promises = Promises(f"crash: full disk ({arguments.mount})")
+        inside_full_disk(promises, Path(arguments.inside), arguments.mount)
         promises.end()
     parts = arguments.parts.split(",")
     print(f"seed {arguments.seed}", flush=True)
@@ -549,7 +584,7 @@ def main() -> None:
         if "fsync" in parts:
             slow_sync(promises, directory)
         if "full" in parts:
-            promises.failed += full_disk(arguments, directory) != 0
+            promises.failed += full_disk(directory)
         if "flip" in parts:
             flips(promises, directory, arguments.flips, arguments.seed)
         promises.end()
