@@ -143,6 +143,7 @@ class Server:
         """
         config = self._config
         loop = asyncio.get_running_loop()
+        gc.disable()  # nothing that recovery makes is garbage, and there may be millions of objects
         recovered = self._recover()
         try:
             self._assemble(recovered, loop)
@@ -154,9 +155,9 @@ class Server:
             raise StartError(
                 f"{config.data_dir}: no snapshot can be written: {error.strerror}", EXIT_SNAPSHOT
             ) from error
-        gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
+        gc.enable()
         self._driver.start()
         self._schedule(config.tick_time_ms / 2000, self._driver.tick)
         self._schedule(_SILENCE_CHECK_S, self._close_silent)

@@ -376,8 +376,12 @@ class DataTree:
             del self.digest_log[0]
 
     def _apply_multi(self, txn: Txn, changes: list[Change] | None) -> tuple[int, list[OpResult]]:
-        members = txn.record.txns or []
         results: list[OpResult] = []
+        if txn.members is not None:
+            for type_, record in txn.members:
+                results.append(self._apply_op(type_, record, txn, changes))
+            return next((result.err for result in results if result.err), _OK), results
+        members = txn.record.txns or []
         if any(member.type == _ERROR for member in members):
             failed = False
             for member in members:

@@ -28,9 +28,10 @@ class Txn:
         record: the record class that belongs to `type`, None where the log holds none.
         digest: tree digest after this txn as the proposer computed it, None where there is none.
         payload: ``TxnHeader record [TxnDigest]``.
+        members: type and record of each member of a multi that was prepared here; None when it has to be decoded.
     """
 
-    __slots__ = ("client_id", "cxid", "digest", "payload", "record", "time", "type", "zxid")
+    __slots__ = ("client_id", "cxid", "digest", "members", "payload", "record", "time", "type", "zxid")
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Txn:
         self.record = record
         self.digest = digest
         self.payload = payload
+        self.members: list[tuple[int, Any]] | None = None
 
     @classmethod
     def make(

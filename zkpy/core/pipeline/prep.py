@@ -94,6 +94,7 @@ class PrepStage:
         "_close_lists_paths",
         "_digest_enabled",
         "_enforce_quota",
+        "_members",
         "_reconfig_enabled",
         "_sessions",
         "_stats",
@@ -122,6 +123,7 @@ class PrepStage:
         self._close_lists_paths = close_lists_paths
         self._digest_enabled = tree.digest_enabled
         self.changes = OutstandingChanges(tree)
+        self._members: list[tuple[int, Any]] | None = None
         self.last_zxid = tree.last_zxid
 
     def prepare(self, request: Request, time_ms: int) -> None:
@@ -155,6 +157,9 @@ class PrepStage:
             record,
             changes.digest if has_digest else None,
         )
+        if op == OpCode.MULTI:
+            request.txn.members = self._members
+            self._members = None
         request.undo = changes.take_undo()
 
     def discard(self, last_zxid: int) -> None:
@@ -370,6 +375,7 @@ class PrepStage:
         changes = self.changes
         digest_before = changes.digest
         members: list[TxnMember] = []
+        prepared: list[tuple[int, Any]] = []
         failed = False
         for type_, op in ops:
             if failed:
@@ -385,6 +391,9 @@ class PrepStage:
                 members.append(_error_member(error.code))
             else:
                 members.append(TxnMember(type_, encode_record(type_, record)))
+                prepared.append((type_, record))
+        if not failed:
+            self._members = prepared
         return MultiTxn(members)
 
     def _prepare_member(self, type_: int, op: Any, request: Request, zxid: int, time_ms: int) -> Any:
