@@ -82,3 +82,5 @@ def test_a_reply_to_a_reserved_xid_leaves_the_last_cxid() -> None:
     link.note_reply("CREA", 7, 70, 1000, 5)
     link.note_reply("PING", -2, 71, 2000, 1)
     assert link.last_cxid == 7
+    link.note_reply("CREA", 0, 72, 2000, 1)
+    assert link.last_cxid == 0

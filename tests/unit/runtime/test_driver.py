@@ -218,6 +218,18 @@ async def test_a_snapshot_is_due_when_enough_was_logged_and_the_log_has_rolled(s
     assert logged_zxids(server.fs) == list(range(1, 14))
 
 
+async def test_the_smallest_count_asks_for_a_snapshot_at_every_second_txn(start: Start) -> None:
+    """Apache's rule: more than half of snapCount, plus what was drawn below the other half."""
+    server = start(log={"snap_count": 2})
+    client = await server.client()
+    due = [server.snapshots_due]
+    for number in range(4):
+        client.send(OpCode.CREATE, create(f"/{number}"))
+        await replies(client, 1)
+        due.append(server.snapshots_due)
+    assert due == [0, 1, 1, 2, 2]
+
+
 async def test_a_snapshot_is_due_when_enough_bytes_were_logged(start: Start) -> None:
     server = start(log={"snap_size_limit_bytes": 2000})
     client = await server.client()

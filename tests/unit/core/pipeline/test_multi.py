@@ -13,6 +13,7 @@ from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import (
     ACL,
     CheckVersionRequest,
+    CheckVersionTxn,
     CreateRequest,
     CreateTTLRequest,
     ErrorTxn,
@@ -23,6 +24,7 @@ from zkpy_protocol.records import (
     MultiTxn,
     SetACLRequest,
 )
+from zkpy_protocol.txns import decode_record
 
 MARSHALLING = ErrorCode.MARSHALLINGERROR
 CREATE, CREATE2, CONTAINER, TTL = 1, 15, 19, 21
@@ -86,6 +88,17 @@ def test_all_operations_share_one_zxid_and_one_time() -> None:
     assert {stat.czxid for stat in stats} == {reply.zxid}
     assert {stat.ctime for stat in stats} == {server.wall_ms}
     assert client.call(OpCode.EXISTS, ExistsRequest("/a", False)).stat.pzxid == reply.zxid
+
+
+@pytest.mark.parametrize("version", [-1, 1])
+def test_a_check_is_logged_with_the_version_behind_the_current_one(version: int) -> None:
+    server = LocalServer()
+    client = server.client()
+    client.call(OpCode.CREATE, create("/a")).ok()
+    client.call(OpCode.SET_DATA, set_data("/a")).ok()
+    client.call(OpCode.MULTI, multi((OpCode.CHECK, check("/a", version)))).ok()
+    (member,) = server.log[-1].record.txns
+    assert decode_record(member.type, member.data)[0] == CheckVersionTxn("/a", 2)
 
 
 def test_an_empty_multi_is_fine_and_uses_a_zxid() -> None:
