@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from zkpy.core.stats import Percentiles, Summary
 from zkpy.runtime import clock
 from zkpy.runtime.log_thread import Batch, LogThread, Outcome
-from zkpy.storage.errors import DiskFullError
+from zkpy.storage.errors import DiskFullError, LogFailedError
 from zkpy.storage.txn_log import encode_entry
 
 if TYPE_CHECKING:
@@ -182,11 +182,20 @@ class Driver:
 
     def tick(self) -> None:
         """Time passes: sessions expire, containers are swept, a full disk may have room again."""
-        if self.peer.refuse_writes and not self._in_flight and self._log.grow():
-            self.peer.refuse_writes = False
-            self._logger.info("log.has_space_again", headroom_bytes=self._log.headroom_bytes)
+        if self.peer.refuse_writes and not self._in_flight:
+            self._ask_for_space()
         self.peer.tick(self.wall_ms(), self.mono_ms())
         self.after_input()
+
+    def _ask_for_space(self) -> None:
+        try:
+            has_space = self._log.grow()
+        except LogFailedError as error:
+            self._on_fatal(error)
+            return
+        if has_space:
+            self.peer.refuse_writes = False
+            self._logger.info("log.has_space_again", headroom_bytes=self._log.headroom_bytes)
 
     # -- the log
 

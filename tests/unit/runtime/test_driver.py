@@ -192,6 +192,16 @@ async def test_a_disk_that_is_nearly_full_is_noticed_before_a_write_is_lost(star
 # -- a log that cannot be trusted
 
 
+async def test_a_disk_that_fails_when_it_is_asked_for_room_stops_the_server(start: Start) -> None:
+    fs = MemoryFs(capacity=20_000)
+    server = start(fs)
+    client = await server.client()
+    await fill(server, client)
+    fs.fail_at = {fs.operations + 1: errno.EIO}
+    server.driver.tick()
+    assert isinstance(await asyncio.wait_for(server.fatal, 20), LogFailedError)
+
+
 async def test_a_failed_sync_stops_the_server_and_nothing_is_acknowledged(start: Start) -> None:
     fs = MemoryFs()
     server = start(fs)
