@@ -20,7 +20,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SURFACES = ("client_frames", "jute", "zoo_cfg", "jaas", "txn_log", "snapshot")
+SURFACES = (
+    "client_frames",
+    "jute",
+    "sasl_token",
+    "certificate_name",
+    "txn_log",
+    "snapshot",
+    "zoo_cfg",
+    "jaas",
+)
 INSTRUMENTED = ["zkpy", "zkpy_protocol"]
 WORK = Path(__file__).parents[2] / ".work" / "fuzz"
 MEMORY_MAX_MB = 1024
