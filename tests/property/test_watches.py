@@ -101,7 +101,16 @@ class WatchMachine(RuleBasedStateMachine):
             heard = [(message.type, message.path) for message in messages if isinstance(message, Event)]
             assert len(heard) == len(messages)
             assert heard == [(kind, path) for to, kind, path in events if to == number]
-        assert len(self.server.peer.watches) == self.model.count()
+        watches = self.server.peer.watches
+        assert len(watches) == self.model.count()
+        assert bool(watches) == (self.model.count() > 0), "nothing empty is kept"
+        for table, modes in ((watches.data, self.model.data), (watches.child, self.model.child)):
+            kept = [key for key, found in modes.items() if found]
+            by_session = {self.clients[number].session_id for number, _ in kept}
+            by_path = {path for _, path in kept}
+            assert table.summary() == (len(by_session), len(by_path), len(kept))
+            assert set(table.by_path()) == by_path
+            assert set(table.by_session()) == by_session
 
     def _can(self, what: str, path: str, nodes: dict[str, Any]) -> bool:
         if what == "create":
