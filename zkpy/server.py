@@ -13,7 +13,7 @@ import gc
 import random
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -122,6 +122,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        loop.set_exception_handler(self._unexpected)
         try:
             await self.start()
             await self._stop_asked.wait()
@@ -396,6 +397,24 @@ class Server:
             reason=str(error),
             effect="the server stops; what it has not acknowledged may or may not be on disk",
             remedy="check the disk of dataLogDir, then start the server again",
+        )
+        self._exit_code = EXIT_UNEXPECTED
+        for port in self._ports:
+            port.close_all()
+        self.stop()
+
+    def _unexpected(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something was raised where nothing may be: our own bug, after which no answer can be trusted."""
+        error = context.get("exception")
+        if error is None or isinstance(error, OSError):
+            # Transports report what peers and networks do to sockets this way.
+            log.warning("loop.reported", message=context.get("message"), reason=str(error))
+            return
+        log.critical(
+            "server.bug",
+            message=context.get("message"),
+            exc_info=error,
+            effect="the server stops: a defect in its state must not reach clients or the log",
         )
         self._exit_code = EXIT_UNEXPECTED
         for port in self._ports:
