@@ -122,12 +122,16 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.set_exception_handler(self._unexpected)
         try:
             await self.start()
-            await self._stop_asked.wait()
+            return await self.stopped()
         finally:
             await self.close()
+
+    async def stopped(self) -> int:
+        """Wait until a started server is asked to stop, or has to, and shut it down; the exit code."""
+        await self._stop_asked.wait()
+        await self.close()
         return self._exit_code
 
     def stop(self) -> None:
@@ -144,6 +148,7 @@ class Server:
         """
         config = self._config
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._unexpected)
         gc.disable()  # nothing that recovery makes is garbage, and there may be millions of objects
         recovered = self._recover()
         try:

@@ -24,9 +24,7 @@ async def test_an_exception_nobody_expects_ends_the_server_and_a_broken_socket_d
 ) -> None:
     text = f"dataDir={tmp_path}\nclientPort=2181\nclientPortAddress=127.0.0.1\n"
     server = Server(replace(config_from_text(text), client_port=0))
-    serving = asyncio.create_task(server.serve())
-    while server.port is None:
-        await asyncio.sleep(0)
+    await server.start()
     asyncio.get_running_loop().call_exception_handler({"message": "in a callback", "exception": error})
     server.stop()
-    assert await asyncio.wait_for(serving, 10) == exit_code
+    assert await server.stopped() == exit_code
