@@ -442,7 +442,9 @@ def test_persistent_watches_are_set_again_without_catching_up() -> None:
     write(writer, OpCode.SET_DATA, set_data("/a", b"1"))
     write(writer, OpCode.CREATE, create("/b/c"))
     write(writer, OpCode.CREATE, create("/missing"))
-    assert watcher.events() == [(CHANGED, "/a"), (CREATED, "/b/c"), (CREATED, "/missing")]
+    write(writer, OpCode.CREATE, create("/a/x"))
+    expected = [(CHANGED, "/a"), (CREATED, "/b/c"), (CREATED, "/missing"), (CHILDREN, "/a")]
+    assert watcher.events() == expected
 
 
 def test_catch_up_events_are_not_filtered_by_acls() -> None:
