@@ -620,7 +620,9 @@ def test_while_writes_are_refused_new_sessions_are_closed_without_an_answer() ->
     assert server.reconnect(known).session_id == known.session_id
     zxid = server.tree.last_zxid
     server.advance(60_000)
-    assert [txn.client_id for txn in server.log if txn.zxid > zxid] == [known.session_id], "nothing else to close"
+    assert [txn.client_id for txn in server.log if txn.zxid > zxid] == [known.session_id], (
+        "nothing else to close"
+    )
 
 
 def test_refused_writes_are_answered_in_their_turn() -> None:

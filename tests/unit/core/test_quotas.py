@@ -221,6 +221,17 @@ def test_a_change_beyond_the_hard_limit_of_bytes_is_refused(size: int, code: int
     assert client.call(OpCode.SET_DATA, set_data("/q/a", b"x" * size)).err == code
 
 
+def test_null_data_has_no_bytes_on_either_side_of_a_change() -> None:
+    _, client = with_quota(b"count=-1,bytes=-1=;byteHardLimit=8", enforce_quota=True)
+    client.call(OpCode.CREATE, create("/q/null", None)).ok()
+    reply = client.call(OpCode.SET_DATA, set_data("/q/null", b"1234"))
+    assert reply.err == ErrorCode.QUOTAEXCEEDED
+    client.call(OpCode.SET_DATA, set_data("/q/null", b"123")).ok()
+    client.call(OpCode.SET_DATA, set_data(limits_path("/q"), b"count=-1,bytes=-1=;byteHardLimit=6")).ok()
+    client.call(OpCode.SET_DATA, set_data("/q/a", None)).ok()
+    assert usage(client, "/q") == b"count=3,bytes=6"
+
+
 def test_a_change_of_the_same_size_is_fine_even_when_the_limit_is_exceeded_already() -> None:
     _, client = with_quota(b"count=-1,bytes=-1=;byteHardLimit=1", enforce_quota=True)
     client.call(OpCode.SET_DATA, set_data("/q/a", b"34")).ok()
