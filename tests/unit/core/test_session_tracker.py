@@ -148,6 +148,14 @@ def test_a_gap_in_which_the_server_did_not_run_is_forgiven() -> None:
     assert tracker.expired(due) == [1]
 
 
+def test_a_gap_of_more_than_two_ticks_is_forgiven_but_for_one() -> None:
+    tracker = _tracker()
+    tracker.track(1, 4000, START)
+    tracker.expired(START + 1000)
+    assert tracker.expired(START + 1000 + 2 * TICK + 1) == []
+    assert tracker.buckets() == [(START + 6000 + TICK + 1, [1])]
+
+
 def test_ticks_that_are_a_little_late_are_not_forgiven() -> None:
     tracker = _tracker()
     tracker.track(1, 8000, START)
