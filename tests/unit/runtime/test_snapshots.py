@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -68,6 +69,13 @@ async def test_what_the_child_raises_is_reported() -> None:
 
     writer.start(6, write)
     assert await done.outcome == (6, "OSError: [Errno 28] No space left on device")
+
+
+async def test_a_child_that_dies_without_a_word_is_reported() -> None:
+    done = Done()
+    writer = SnapshotWriter(asyncio.get_running_loop(), done)
+    writer.start(6, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert await done.outcome == (6, "the writing process ended with status 9")
 
 
 async def test_stop_ends_a_child_that_is_writing(tmp_path: Path) -> None:
