@@ -513,6 +513,11 @@ class Peer:
             link = request.link
             if link is not None and link.pending and link.pending[0] is request:
                 self._serve_waiting(link, mono_ms)
+            if request.op == OpCode.CLOSE_SESSION:
+                # The session goes on, but what came behind was dropped and would never be answered.
+                link = link or self.links.get(request.session_id)
+                if link is not None:
+                    link.close_after_flush()
 
     def tick(self, wall_ms: int, mono_ms: int) -> None:
         """Expire sessions, sweep containers. Call about twice per tick time."""

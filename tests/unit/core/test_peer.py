@@ -676,8 +676,22 @@ def test_what_the_log_had_no_room_for_leaves_no_trace() -> None:
     assert client.call(OpCode.CREATE, create("/p/n", flags=2)).path == "/p/n0000000001"
     assert server.log[-1].zxid == before[0] + 1, "zxids go on where the log ends"
     assert server.tree.digest_mismatches == 0
-    closing.call(OpCode.PING).ok()
-    closing.call(OpCode.CLOSE_SESSION).ok()
+    assert closing.closed, "what it may have sent behind was dropped"
+    server.reconnect(closing).call(OpCode.CLOSE_SESSION).ok()
+
+
+def test_a_connection_whose_session_could_not_be_expired_begins_anew() -> None:
+    """Its requests were dropped while the session was closing, so the xids of replies would not fit any more."""
+    server = LocalServer()
+    client = server.client(timeout_ms=4000)
+    server.holding = True
+    server.advance(7000)
+    client.send(OpCode.CREATE, create("/a"))
+    server.log_full()
+    assert client.closed
+    server.peer.refuse_writes = False
+    server.holding = False
+    server.reconnect(client).call(OpCode.CREATE, create("/a")).ok()
 
 
 def test_an_expiry_the_log_had_no_room_for_is_tried_again() -> None:
