@@ -1,9 +1,9 @@
 """`python -m tests.fuzz.run --seconds N`: every input surface under atheris, guided by coverage, N seconds each.
 
-Each surface is a process of its own, because libFuzzer never returns. Its corpus stays in `.work/fuzz/corpus/<surface>` and the next
-run goes on from there; an input that breaks an invariant is left in `.work/fuzz/found/` and can be run again:
+Each surface is a process of its own, because libFuzzer never returns. Its corpus stays in `.work/surfaces/corpus/<surface>` and the next
+run goes on from there; an input that breaks an invariant is left in `.work/surfaces/found/` and can be run again:
 
-    python -m tests.fuzz.run --surface client_frames .work/fuzz/found/client_frames-crash-...
+    python -m tests.fuzz.run --surface client_frames .work/surfaces/found/client_frames-crash-...
 
 atheris is installed on demand. Where it has no build for this Python, Hypothesis looks with many random examples instead.
 """
@@ -31,7 +31,7 @@ SURFACES = (
     "jaas",
 )
 INSTRUMENTED = ["zkpy", "zkpy_protocol"]
-WORK = Path(__file__).parents[2] / ".work" / "fuzz"
+WORK = Path(__file__).parents[2] / ".work" / "surfaces"
 MEMORY_MAX_MB = 1024
 HANG_S = 20
 
