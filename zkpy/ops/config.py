@@ -762,8 +762,11 @@ class _Loader:
     @staticmethod
     def _my_id(data_dir: str) -> int | None:
         file = Path(data_dir, "myid")
-        if not file.is_file():
-            return None
+        try:
+            if not file.is_file():
+                return None
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
         first_line = _read(str(file)).decode("latin-1").partition("\n")[0].strip()
         try:
             return values.long(first_line)

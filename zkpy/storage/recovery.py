@@ -185,8 +185,9 @@ def _replay(reader: LogReader, recovered: Recovered, digest: tuple[int, int] | N
         try:
             txn = from_payload(payload)
             apply(txn, None)
-        except (DecodeError, ValueError, TypeError, AttributeError, struct.error) as error:
-            # Its checksum is right: whoever wrote it knew more txns than we do, or made a mistake.
+        except (DecodeError, ValueError, TypeError, AttributeError, AssertionError, struct.error) as error:
+            # Its checksum is right: whoever wrote it knew more txns than we do, or made a mistake (a TTL of 0, say, is
+            # asserted never to be made here).
             raise StorageDamageError(
                 reader.path,
                 reader.offset,

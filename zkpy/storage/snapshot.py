@@ -329,7 +329,9 @@ def _parse_nodes(image: bytes, position: int, tree: DataTree) -> int:
     new_node = Node.__new__
     has_digest = tree.digest_enabled
     digest = data_size = last_zxid = last_time = 0
+    count = 0
     while True:
+        count += 1  # with the end, as `nodes` with the two names of the root
         length: int = unpack_int(image, position)[0]
         position += 4
         end = position + length
@@ -391,6 +393,8 @@ def _parse_nodes(image: bytes, position: int, tree: DataTree) -> int:
             zxids = image[position + 8 : position + 24] + image[position + 60 : position + 68]
             digest += crc32(b"".join((raw_path, data or b"", zxids, image[position + 24 : position + 60])))
         position += 68
+    if count != len(nodes):
+        raise ValueError("a path occurs twice")
     tree.digest = wrap64(digest)
     tree.data_size = data_size
     return end

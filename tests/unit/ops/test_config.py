@@ -446,6 +446,11 @@ def test_a_client_port_that_differs_from_the_own_server_line_is_refused(tmp_path
     assert words == "zoo.cfg:2: clientPort=2191: server.5 says 2190"
 
 
+def test_a_data_dir_whose_name_the_system_does_not_take_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"/myid: cannot be read: File name too long"):
+        config_from_text(f"clientPort=1\ndataDir=/{'x' * 300}\n")
+
+
 def test_a_myid_that_is_no_number_is_refused(tmp_path: Path) -> None:
     words = DataDir(tmp_path, "five\n").refusal("clientPort=2181")
     assert words == "data/myid:1: expected the number of this server, not 'five'"

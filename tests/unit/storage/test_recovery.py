@@ -233,6 +233,7 @@ class TestTxns:
             header + (13).to_bytes(4, "big") + bytes(12),  # check outside a multi
             header + (1).to_bytes(4, "big") + b"\0\0\0\1x" + bytes(20),  # no slash in the path
             header + (2).to_bytes(4, "big") + b"\xff\xff\xff\xff",  # no path
+            header + (21).to_bytes(4, "big") + b"\0\0\0\2/t" + bytes(20),  # a TTL of 0
         ):
             disk = Disk().snapshot(0).put("log.1", HEADER + encode_entry(payload))
             with pytest.raises(StorageDamageError, match=r"log\.1, offset 16: txn 0x1 cannot be applied"):

@@ -195,6 +195,7 @@ class TestDamage:
             head() + node("/a") + ustring("/"),  # no root
             head() + node("", b"", 2) + ustring("/"),  # an ACL that is not there
             head() + node("") + node("a") + ustring("/"),  # no path
+            head() + node("") + node("/a") + node("/a") + ustring("/"),  # one path twice
             head() + node("") + _int(1) + b"\xff" + node("")[4:] + ustring("/"),  # no text
             head() + node(""),  # no end
             head(sessions=1000) + node("") + ustring("/"),
