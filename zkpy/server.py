@@ -103,6 +103,7 @@ class Server:
         self._fs = RealFs()
         self._stop_asked = asyncio.Event()
         self._exit_code = EXIT_OK
+        self._is_serving = False
         self._listeners: list[asyncio.Server] = []
         self._tls_listeners: list[TlsListener] = []
         self._ports: list[ClientPort] = []
@@ -171,6 +172,7 @@ class Server:
             self._purge()
             self._schedule(config.autopurge_purge_interval_hours * _HOUR_S, self._purge)
         await self._listen(loop)
+        self._is_serving = True
         log.info(
             "server.serving",
             client_port=self.port,
@@ -447,6 +449,8 @@ class Server:
             self._snapshots.stop()
         if hasattr(self, "_data_dir"):
             self._data_dir.release()
+        if self._is_serving:
+            self._is_serving = False
             log.info("server.stopped", exit_code=self._exit_code)
         await asyncio.sleep(0)  # let the transports run their connection_lost
 
