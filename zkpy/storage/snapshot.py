@@ -326,7 +326,8 @@ def _parse_nodes(image: bytes, position: int, tree: DataTree) -> int:
     acls = {acl.id: acl for acl in tree.acls.entries()}
     acls[OPEN_ACL_ID] = tree.acls.open
     nodes = tree.nodes
-    new_node = Node.__new__
+    # Compiled, __new__ runs the constructor and wants its arguments; plain, it ignores them.
+    new_node: Callable[..., Node] = Node.__new__
     has_digest = tree.digest_enabled
     digest = data_size = last_zxid = last_time = 0
     count = 0
@@ -362,7 +363,7 @@ def _parse_nodes(image: bytes, position: int, tree: DataTree) -> int:
         else:
             last_time = ctime
         # Field by field: the constructor, followed by what it cannot know, takes twice as long.
-        node = new_node(Node)
+        node = new_node(Node, data, acl, owner, czxid, ctime)
         node.data = data
         node.acl = acl
         node.owner = owner

@@ -160,7 +160,7 @@ def record_json(record: object) -> object:
     if record is None:
         return {}
     result: dict[str, object] = {}
-    for slot in type(record).__slots__:  # type: ignore[attr-defined]  # every record class has them
+    for slot in (name for name in dir(record) if not name.startswith("_")):
         value = getattr(record, slot)
         name = {
             "parent_c_version": "parentCVersion",

@@ -370,8 +370,8 @@ class PrepStage:
             ops = read_write_ops(request.frame, HEADER_BYTES)
         except KeeperError as error:
             raise DecodeError("null ACL in a multi") from error
-        except DecodeError as error:
-            raise _Undecodable from error
+        except DecodeError as damage:  # another name: compiled, a variable has one type
+            raise _Undecodable from damage
         changes = self.changes
         digest_before = changes.digest
         members: list[TxnMember] = []
