@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from zkpy.core.errors import KeeperError
+from zkpy.core.link import DROPPED
 from zkpy_protocol.opcodes import ErrorCode, EventType, KeeperState, Perms, WatcherType
 from zkpy_protocol.records import SetWatches2
 from zkpy_protocol.text import encode_as_java
@@ -169,7 +170,8 @@ class WatchManager:
         frame = event_frame(kind, path, zxid)
         everybody = acl.anyone & Perms.READ
         for link in watchers:
-            if everybody or self._access.allows(acl, Perms.READ, link.ids):
+            # A link that was dropped just now keeps its watches until its socket is gone.
+            if link.state != DROPPED and (everybody or self._access.allows(acl, Perms.READ, link.ids)):
                 self._send(link, frame)
 
     def _send(self, link: ClientLink, frame: bytes) -> None:

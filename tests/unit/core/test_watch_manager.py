@@ -349,6 +349,19 @@ def test_a_closed_connection_gets_nothing_and_leaves_nothing() -> None:
     assert watcher.inbox == []
 
 
+def test_a_session_that_expires_together_with_another_hears_nothing_of_its_ephemerals() -> None:
+    """Expiry closes without a byte, also when the other closeSession is in the same batch."""
+    server = LocalServer()
+    watcher, owner = server.client(timeout_ms=4000), server.client(timeout_ms=4000)
+    owner.call(OpCode.CREATE, create("/e", flags=1)).ok()
+    add_watch(watcher, "/e", PERSISTENT)
+    server.holding = True
+    server.advance(8000)
+    assert [txn.client_id for txn in server.peer.unlogged] == [watcher.session_id, owner.session_id]
+    server.settle()
+    assert (watcher.closed, watcher.inbox) == (True, [])
+
+
 def test_watches_belong_to_the_connection_and_not_to_the_session() -> None:
     server, writer, watcher = setup("/a")
     watch_data(watcher, "/a")
