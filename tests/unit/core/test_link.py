@@ -75,6 +75,7 @@ def test_latencies_of_a_link() -> None:
     )
     link.reset_stats()
     assert (link.replies, link.latency_total, link.min_latency, link.max_latency) == (0, 0, -1, 0)
+    assert (link.last_latency, link.last_response_ms, link.last_op) == (0, 0, "NA")
 
 
 def test_a_reply_to_a_reserved_xid_leaves_the_last_cxid() -> None:

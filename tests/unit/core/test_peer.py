@@ -773,7 +773,9 @@ def test_ttl_nodes_go_when_they_are_unchanged_and_childless_for_their_ttl() -> N
     paths = ("/old", "/changed", "/full", "/long")
     assert [server.tree.get(path) is None for path in paths] == [True, False, False, False]
     client.call(OpCode.DELETE, delete("/full/x")).ok()
-    advance_alive(server, client, 60_000)
+    advance_alive(server, client, 50_000)
+    assert [server.tree.get(path) is None for path in paths] == [True, False, False, False], "not yet looked"
+    advance_alive(server, client, 10_000)
     assert [server.tree.get(path) is None for path in paths] == [True, True, True, False]
 
 
@@ -867,6 +869,7 @@ def test_requests_replies_and_latencies_are_counted() -> None:
     server.settle()
     client.send(OpCode.GET_DATA, get("/a"))
     assert (stats.received, stats.sent, stats.outstanding, stats.commits) == (4, 4, 0, 2)
+    assert stats.prepared == 2
     assert (stats.latency.max, stats.update_latency.max, stats.read_latency.max) == (7, 7, 7)
     assert stats.latency.count == 4
     link = client.link

@@ -309,7 +309,8 @@ async def test_a_word_is_answered_and_closed(start: Start) -> None:
     client.writer.write(b"ruok\n")
     assert await client.rest() == b"imok"
     await server.until(lambda: not server.client_port.connections)
-    assert server.peer.stats.connection_drops == 0
+    stats = server.peer.stats
+    assert (stats.connection_drops, stats.received, stats.sent) == (0, 1, 1)
 
 
 async def test_a_word_without_an_answer_is_closed(start: Start) -> None:
@@ -368,11 +369,23 @@ async def test_a_session_that_is_silent_beyond_its_timeout_is_closed_later(start
     assert server.peer.stats.sessionless_expired == 0
 
 
+async def test_whatever_is_heard_counts_as_a_sign_of_life(start: Start) -> None:
+    server = await start(sessionless_timeout_ms=10_000)
+    client = await server.client(timeout_ms=4000)
+    (connection,) = server.client_port.connections
+    connection.last_read_ms -= 100_000
+    await client.call(OpCode.PING)
+    server.client_port.close_silent(server.server.mono_ms + 5000)
+    assert (await client.call(OpCode.PING)).xid == -2
+
+
 async def test_close_all_closes_without_a_byte(start: Start) -> None:
     server = await start()
     clients = [await server.client() for _ in range(3)]
     server.client_port.close_all()
     assert [await client.rest() for client in clients] == [b""] * 3
+    await server.until(lambda: not server.client_port.connections)
+    assert server.peer.stats.connection_drops == 0, "none that a client has dropped"
 
 
 # -- clients that do not read

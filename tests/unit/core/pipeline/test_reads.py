@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.local_server import LocalServer
-from tests.fakes.replies import OPEN, Reply, create, delete, encode, set_data
+from tests.fakes.replies import OPEN, Reply, create, delete, encode, multi, set_data
 from zkpy_protocol.opcodes import ErrorCode, OpCode, Perms
 from zkpy_protocol.records import (
     ACL,
@@ -298,3 +298,26 @@ def test_the_header_has_the_zxid_applied_last() -> None:
     client.call(OpCode.CREATE, create("/a", acl=OPEN)).ok()
     client.call(OpCode.DELETE, delete("/missing"))
     assert client.call(OpCode.EXISTS, ExistsRequest("/a", False)).zxid == 3
+
+
+def test_reads_are_counted_by_namespace_with_path_data_and_stat() -> None:
+    server = LocalServer()
+    client = server.client()
+    client.call(OpCode.CREATE, create("/a", b"1234")).ok()
+    client.call(OpCode.CREATE, create("/a/bc")).ok()
+    sizes = server.peer.stats.read_per_namespace
+    requests: list[tuple[int, Any, int]] = [
+        (OpCode.GET_DATA, GetDataRequest("/a", False), 4 + 68),
+        (OpCode.EXISTS, ExistsRequest("/a", False), 68),
+        (OpCode.GET_CHILDREN, GetChildrenRequest("/a", False), 2 + 68),
+        (OpCode.GET_CHILDREN2, GetChildren2Request("/a", False), 2 + 68),
+        (OpCode.MULTI_READ, multi((OpCode.GET_DATA, GetDataRequest("/a", False))), 4 + 68),
+        (OpCode.MULTI_READ, multi((OpCode.GET_CHILDREN, GetChildrenRequest("/a", False))), 2 + 68),
+    ]
+    total = 0
+    for op, record, size in requests:
+        client.call(op, record).ok()
+        total += len("/a") + size
+        assert sizes["a"].sum == total, op
+    assert client.call(OpCode.GET_DATA, GetDataRequest("/a/none", False)).err == NONODE
+    assert sizes["a"].count == len(requests)
