@@ -448,6 +448,21 @@ def test_replies_of_writes_in_flight_are_lost_with_a_failed_auth() -> None:
     assert server.tree.get("/a") is not None
 
 
+def test_a_connection_that_is_being_closed_gets_no_more_replies_before_its_socket_is_gone() -> None:
+    server = LocalServer()
+    client = server.client()
+    server.holding = True
+    client.send(OpCode.CREATE, create("/a"), xid=1)
+    client.send(OpCode.GET_DATA, get("/a"), xid=2)
+    packet = header(-4, OpCode.AUTH) + encode(AuthPacket(0, "nope", b""))
+    server.peer.receive(client.link, [packet], 0, server.wall_ms, server.mono_ms)
+    (txn,) = server.peer.take_unlogged(10)
+    server.peer.persisted(txn.zxid, server.mono_ms)
+    assert server.peer.stats.outstanding == 0
+    server.pump()
+    assert xids(client.received()) == [-4]
+
+
 def test_an_authenticator_may_close_without_an_answer() -> None:
     server = LocalServer()
     client = server.client()
