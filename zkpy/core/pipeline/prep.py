@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from zkpy.core.pipeline.request import Request
     from zkpy.core.session_tracker import SessionTracker
     from zkpy.core.stats import CoreStats
-    from zkpy_protocol.records import ACL, Id
+    from zkpy_protocol.records import Id
 
 HEADER_BYTES = 8
 ANY_VERSION = -1
@@ -307,7 +307,9 @@ class PrepStage:
         return DeleteTxn(path)
 
     def _set_data(self, set_data: Any, ids: Sequence[Id], zxid: int, time_ms: int) -> SetDataTxn:
-        path: str = set_data.path
+        path: str | None = set_data.path
+        if path is None:
+            raise KeeperError(ErrorCode.BADARGUMENTS)
         node = self.changes.find(path)
         if node is None or not path:
             # Only a path that names no node can be invalid, but for the alias of the root.
@@ -329,10 +331,10 @@ class PrepStage:
         return SetDataTxn(path, data, version)
 
     def _set_acl(self, set_acl: Any, ids: Sequence[Id], zxid: int) -> SetACLTxn:
-        path: str = set_acl.path
-        if not paths.is_valid(path):
+        path: str | None = set_acl.path
+        if path is None or not paths.is_valid(path):
             raise KeeperError(ErrorCode.BADARGUMENTS)
-        entries: list[ACL] = self._access.fix_up(set_acl.acl, ids)
+        entries = self._access.fix_up(set_acl.acl, ids)
         node = self.changes.require(path)
         self._require_perm(node, Perms.ADMIN, ids)
         if set_acl.version not in (ANY_VERSION, node.aversion):
@@ -344,8 +346,8 @@ class PrepStage:
         return SetACLTxn(path, entries, version)
 
     def _check(self, check: Any, ids: Sequence[Id]) -> CheckVersionTxn:
-        path: str = check.path
-        if not paths.is_valid(path):
+        path: str | None = check.path
+        if path is None or not paths.is_valid(path):
             raise KeeperError(ErrorCode.BADARGUMENTS)
         node = self.changes.require(path)
         self._require_perm(node, Perms.READ, ids)
