@@ -2,19 +2,32 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
+COMPILED := .venv/.compiled
 SERVERS ?= 1
 SECONDS_EACH ?= 60
 
-.PHONY: setup run test coverage check generate fuzz bench clean conformance conformance-wire conformance-fuzz \
+.PHONY: setup compile run test coverage check generate fuzz bench clean conformance conformance-wire conformance-fuzz \
 	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash
 
+# Compiled modules hide their sources: what is older than a source, or left of a build that failed, goes before anything runs.
 setup: $(STAMP)
+	@if [ ! -e $(COMPILED) ] || [ -n "$$(find zkpy protocol -name '*.py' -newer $(COMPILED))" ]; then \
+		rm -f $(COMPILED); find zkpy protocol *__mypyc.*.so -name '*.so' -print -delete 2>/dev/null \
+		| sed -n '1s/.*/compiled modules were stale and are removed/p'; fi
 
 $(STAMP): pyproject.toml
+	rm -f $(COMPILED)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(BIN)/python -m compileall -q zkpy protocol  # starts are fast also where Python may not write bytecode
 	touch $@
+
+compile: setup $(COMPILED)  ## the hot modules as machine code until a source changes; needs a C compiler
+
+$(COMPILED): $(STAMP) setup.py $(shell find zkpy protocol -name '*.py') | setup
+	touch $@.begun
+	ZKPY_COMPILE=1 $(BIN)/python -m pip install --quiet --no-deps --editable .
+	mv $@.begun $@
 
 run: setup  ## a server on port 2181, data in ./zkpy-data
 	$(BIN)/zkpy server
@@ -71,3 +84,4 @@ conformance-crash: setup
 
 clean:
 	rm -rf .venv .work build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	find . -name '*.so' -delete
