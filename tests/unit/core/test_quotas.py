@@ -155,6 +155,16 @@ def test_without_stats_nothing_is_counted_and_nothing_breaks() -> None:
     client.call(OpCode.DELETE, delete("/q/b")).ok()
 
 
+def test_a_stats_node_that_comes_back_is_counted_into_again() -> None:
+    _, client = with_quota()
+    client.call(OpCode.DELETE, delete(stats_path("/q"))).ok()
+    client.call(OpCode.CREATE, create("/q/b", b"1")).ok()
+    client.call(OpCode.CREATE, create(stats_path("/q"))).ok()
+    assert usage(client, "/q") == b"count=3,bytes=6"
+    client.call(OpCode.CREATE, create("/q/c", b"1")).ok()
+    assert usage(client, "/q") == b"count=4,bytes=7"
+
+
 def test_what_the_server_counts_into_a_stats_node_does_not_change_the_size_of_the_data() -> None:
     """Apache's approximate_data_size drifts this way too."""
     server, client = with_quota()

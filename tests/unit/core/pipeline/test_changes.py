@@ -75,3 +75,5 @@ def test_records_are_counted_as_they_come_and_go() -> None:
         client.call(OpCode.CREATE, create("/n", flags=2)).ok()
     changes = server.peer.changes
     assert changes.queued == changes.removed == 6
+    client.call(OpCode.DELETE, delete("/n0000000000")).ok()
+    assert changes.queued == changes.removed == 8
