@@ -901,6 +901,15 @@ def test_connections_that_end_are_counted() -> None:
     assert server.peer.stats.connection_requests == 2
 
 
+def test_answers_that_overtake_are_packets_too() -> None:
+    server = LocalServer()
+    client = server.client()
+    sent = server.peer.stats.sent
+    client.send(OpCode.AUTH, AuthPacket(0, "digest", b"bob:x"), xid=-4)
+    client.send(99)
+    assert (server.peer.stats.sent, client.link.sent) == (sent + 2, 3)
+
+
 def test_events_are_packets_too() -> None:
     server = LocalServer()
     client = server.client()

@@ -68,6 +68,23 @@ def test_a_failed_multi_leaves_the_view_as_it_was() -> None:
     assert changes.require("/a").data == b"1"
 
 
+def test_one_failed_multi_after_the_other_is_taken_back() -> None:
+    server = LocalServer()
+    client = server.client()
+    server.holding = True
+    failing = multi((OpCode.CREATE, create("/b")), (OpCode.DELETE, delete("/missing")))
+    for _ in range(2):
+        client.send(OpCode.MULTI, failing)
+    client.send(OpCode.CREATE, create("/b"))
+    client.send(OpCode.MULTI, failing)
+    assert server.peer.changes.find("/b") is not None
+    server.settle()
+    assert [len(reply.results) for reply in client.replies() if len(reply.body) > 6] == [2, 2, 2]
+    assert server.tree.get("/b") is not None
+    assert len(server.peer.changes) == 0
+    assert server.tree.digest_mismatches == 0
+
+
 def test_records_are_counted_as_they_come_and_go() -> None:
     server = LocalServer()
     client = server.client()
