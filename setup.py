@@ -17,7 +17,8 @@ from setuptools import setup
 
 COMPILE = os.environ.get("ZKPY_COMPILE") == "1"
 
-# Every request passes through these, and nothing in them waits for the kernel: a write takes half the CPU, a read 40 %.
+# Every request passes through these, and nothing in them waits for the kernel: in process a write
+# takes half the CPU, a read 40 %.
 # Together, since a call from compiled code into plain code costs more than one within it.
 HOT = [
     *(f"protocol/zkpy_protocol/{name}.py" for name in ("framing", "multi", "records", "txns")),

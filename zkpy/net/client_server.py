@@ -95,7 +95,7 @@ class PortOptions:
 class ClientPort:
     """All connections of one port."""
 
-    __slots__ = ("_per_host", "certificate_provider", "connections", "driver", "options", "rejected", "tls")
+    __slots__ = ("_per_host", "certificate_provider", "connections", "driver", "options", "tls")
 
     def __init__(
         self,
@@ -110,7 +110,6 @@ class ClientPort:
         self.certificate_provider = certificate_provider
         self.connections: dict[ClientConnection, None] = {}
         self._per_host: dict[str, int] = {}
-        self.rejected = 0
 
     def admit(self, connection: ClientConnection, host: str) -> str | None:
         """Take a connection in; otherwise say which limit it meets."""
@@ -188,7 +187,6 @@ class ClientConnection(asyncio.Protocol):
             driver.peer.request_throttle.attach(self.link)
         reason = self._port.admit(self, host)
         if reason is not None:
-            self._port.rejected += 1
             driver.peer.stats.connections_rejected += 1
             driver.refused("connection.rejected", host, port, reason)
             self._reset()
