@@ -22,7 +22,7 @@ from zkpy.auth.authenticator import LinkAuthenticator
 from zkpy.auth.jaas import JaasError
 from zkpy.auth.providers import AuthConfigError, AuthEnforcement
 from zkpy.core.owners import OwnerRules
-from zkpy.core.peer import Peer
+from zkpy.core.service import Service
 from zkpy.core.throttling import ConnectionThrottle, RequestThrottle
 from zkpy.net.client_server import ClientConnection, ClientPort
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
@@ -111,7 +111,7 @@ class Server:
         self._started_ms = clock.mono_ms()
         self._storage_stats = StorageStats()
         self._snapshot_started_ms = 0
-        self._peer: Peer
+        self._service: Service
         self._driver: Driver
         self._snapshots: SnapshotWriter
         self._data_dir: DataDir
@@ -177,9 +177,9 @@ class Server:
             "server.serving",
             client_port=self.port,
             secure_client_port=self.secure_port,
-            zxid=self._peer.tree.last_zxid,
-            znodes=len(self._peer.tree.nodes) - 1,
-            sessions=len(self._peer.sessions.committed),
+            zxid=self._service.tree.last_zxid,
+            znodes=len(self._service.tree.nodes) - 1,
+            sessions=len(self._service.sessions.committed),
         )
 
     def _recover(self) -> Recovered:
@@ -230,8 +230,8 @@ class Server:
             log.warning(
                 "storage.orphans_dropped", znodes=orphans, reason="their session is not in the session table"
             )
-        self._peer = Peer(
-            wiring.peer_options(config),
+        self._service = Service(
+            wiring.service_options(config),
             tree,
             recovered.sessions,
             registry,
@@ -247,7 +247,7 @@ class Server:
         elif recovered.snapshot_zxid != tree.last_zxid:
             self._start_snapshot()
         self._driver = Driver(
-            self._peer,
+            self._service,
             TxnLog(
                 self._fs,
                 self._data_dir.log_dir,
@@ -264,22 +264,22 @@ class Server:
             on_fatal=self._fail,
         )
         self._view = ServerView(
-            config, self._peer, self._driver, self._ports, self._started_ms, self._storage_stats, registry
+            config, self._service, self._driver, self._ports, self._started_ms, self._storage_stats, registry
         )
         self._words = FourLetterWords(self._view)
 
     def _throttle(self) -> None:
-        peer = self._peer
+        service = self._service
         connects = wiring.connection_throttle_options(self._config)
         if connects is not None:
             chance = random.Random()  # noqa: S311  spreads refusals over clients, protects nothing
-            peer.connection_throttle = ConnectionThrottle(connects, chance, clock.mono_ms())
+            service.connection_throttle = ConnectionThrottle(connects, chance, clock.mono_ms())
         requests = wiring.request_throttle_options(self._config)
         if requests is not None:
-            peer.request_throttle = RequestThrottle(peer, requests)
+            service.request_throttle = RequestThrottle(service, requests)
 
     def _read_key(self) -> bytes | None:
-        node = self._peer.tree.get("/key")
+        node = self._service.tree.get("/key")
         return None if node is None else node.data
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -337,8 +337,8 @@ class Server:
     # -- while it runs
 
     def _handshake_failed(self, host: str, reason: str) -> None:
-        self._peer.stats.auth_failed += 1
-        self._peer.stats.unsuccessful_handshakes += 1
+        self._service.stats.auth_failed += 1
+        self._service.stats.unsuccessful_handshakes += 1
         log.warning("tls.handshake_failed", client=host, reason=reason)
 
     def _schedule(self, interval_s: float, action: Callable[[], object]) -> None:
@@ -363,15 +363,15 @@ class Server:
         if self._snapshots.running:
             return
         self._snapshot_started_ms = clock.mono_ms()
-        self._snapshots.start(self._peer.tree.last_zxid, self._write_snapshot)
+        self._snapshots.start(self._service.tree.last_zxid, self._write_snapshot)
 
     def _write_snapshot(self) -> None:
-        tree = self._peer.tree
+        tree = self._service.tree
         write_snapshot(
             self._fs,
             self._data_dir.snap_dir,
             tree,
-            self._peer.sessions.committed,
+            self._service.sessions.committed,
             tree.last_zxid,
             self._config.snapshot_compression,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zkpy.auth import jaas
 from zkpy.auth.providers import AuthConfigError, AuthEnforcement, AuthSettings, ProviderRegistry
 from zkpy.auth.sasl import SaslPolicy, SaslSettings, users_of_section
-from zkpy.core.peer import PeerOptions
+from zkpy.core.service import ServiceOptions
 from zkpy.core.throttling import (
     LARGE_BYTES_MAX,
     ConnectionThrottleOptions,
@@ -28,9 +28,9 @@ SESSION_ID_SERVER = 1
 """Top byte of a standalone server's session ids, whatever myid says (client protocol §3.3)."""
 
 
-def peer_options(config: ServerConfig) -> PeerOptions:
+def service_options(config: ServerConfig) -> ServiceOptions:
     """The core's settings."""
-    return PeerOptions(
+    return ServiceOptions(
         tick_time_ms=config.tick_time_ms,
         min_session_timeout_ms=config.min_session_timeout_ms,
         max_session_timeout_ms=config.max_session_timeout_ms,

@@ -1,4 +1,4 @@
-"""A peer with its driver, its log thread and a disk in memory: everything of a server but sockets and four letter words.
+"""A service with its driver, its log thread and a disk in memory: everything of a server but sockets and four letter words.
 
 `DrivenServer.client()` is a `Client` as in `local_server`, whose replies are awaited. `GatedFs` lets a test decide when a sync of
 the disk returns, so that "while the disk is busy" is a state and not a race.
@@ -18,7 +18,7 @@ from tests.fakes.memory_fs import MemoryFile, MemoryFs
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
 from zkpy.core.data_tree import DataTree
 from zkpy.core.owners import OwnerRules
-from zkpy.core.peer import Peer, PeerOptions
+from zkpy.core.service import Service, ServiceOptions
 from zkpy.runtime import clock
 from zkpy.runtime.driver import Driver, LogOptions
 from zkpy.storage.log_reader import LogReader
@@ -114,8 +114,8 @@ class DrivenServer:
         self.snapshots_due = 0
         digest = DigestProvider(super_digest=SUPER)
         settings = {"tick_time_ms": 2000, "min_session_timeout_ms": 4000, "max_session_timeout_ms": 40_000}
-        self.peer = Peer(
-            PeerOptions(**(settings | options)),
+        self.service = Service(
+            ServiceOptions(**(settings | options)),
             DataTree(OwnerRules(extended=True, emulate_353=False)),
             {},
             ProviderRegistry([IpProvider(), digest]),
@@ -134,7 +134,7 @@ class DrivenServer:
         self.records = capture.entries  # type: ignore[assignment]
         self.log = TxnLog(self.fs, LOG_DIR, prealloc_bytes=1 << 14)
         self.driver = Driver(
-            self.peer,
+            self.service,
             self.log,
             loop,
             LogOptions(**log_settings),

@@ -1,4 +1,4 @@
-"""A server without sockets, disk and clock: a `Peer`, the frames of its clients, and a log that is durable when told so.
+"""A server without sockets, disk and clock: a `Service`, the frames of its clients, and a log that is durable when told so.
 
     server = LocalServer()
     client = server.client()                            # connected
@@ -19,7 +19,7 @@ from zkpy.core.auth import AuthOutcome
 from zkpy.core.data_tree import DataTree
 from zkpy.core.link import CLOSE_AFTER_FLUSH, DROPPED, ClientLink
 from zkpy.core.owners import OwnerRules
-from zkpy.core.peer import Peer, PeerOptions
+from zkpy.core.service import Service, ServiceOptions
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import (
     ConnectRequest,
@@ -80,7 +80,7 @@ class Server(Protocol):
     """What a client needs of the server it talks to."""
 
     @property
-    def peer(self) -> Peer: ...
+    def service(self) -> Service: ...
 
     @property
     def wall_ms(self) -> int: ...
@@ -89,7 +89,7 @@ class Server(Protocol):
     def mono_ms(self) -> int: ...
 
     def pump(self) -> None:
-        """Deliver what the peer has to say."""
+        """Deliver what the service has to say."""
 
 
 class Client:
@@ -102,7 +102,7 @@ class Client:
 
     def __init__(self, server: Server, host: str = "127.0.0.1", ids: Iterable[Id] = ()) -> None:
         self.server = server
-        self.link = ClientLink(server.peer.dirty, host, 40000, (Id("ip", host), *ids))
+        self.link = ClientLink(server.service.dirty, host, 40000, (Id("ip", host), *ids))
         self.link.shell = self
         self.inbox: list[Reply | Event] = []
         self.closed = False
@@ -128,7 +128,7 @@ class Client:
         """Send a ConnectRequest; the answer, if it comes at once."""
         request = ConnectRequest(0, last_zxid_seen, timeout_ms, session_id, password, read_only)
         server = self.server
-        server.peer.connect(self.link, request, server.wall_ms, server.mono_ms)
+        server.service.connect(self.link, request, server.wall_ms, server.mono_ms)
         server.pump()
         return self.connect_response
 
@@ -179,14 +179,14 @@ class Client:
         """The client closes its socket."""
         assert not self.closed
         self.closed = True
-        self.server.peer.disconnected(self.link)
+        self.server.service.disconnected(self.link)
         self.server.pump()
 
     # -- the shell's side
 
     def _offer(self, frames: Sequence[bytes]) -> None:
         server = self.server
-        taken = server.peer.receive(self.link, frames, 0, server.wall_ms, server.mono_ms)
+        taken = server.service.receive(self.link, frames, 0, server.wall_ms, server.mono_ms)
         self._backlog = () if self.link.state >= CLOSE_AFTER_FLUSH else tuple(frames[taken:])
 
     @property
@@ -205,14 +205,14 @@ class Client:
         if link.state >= CLOSE_AFTER_FLUSH:
             if not self.closed:
                 self.closed = True
-                self.server.peer.disconnected(link)
+                self.server.service.disconnected(link)
             return
         if link.resume_reading:
             link.resume_reading = False
             self._connecting = False
             self._backlog = tuple(self._held)
             self._held = []
-        if self._backlog and not self.server.peer.must_wait(link):
+        if self._backlog and not self.server.service.must_wait(link):
             self._offer(self._backlog)
 
     def _open(self, data: bytes) -> bytes:
@@ -226,7 +226,7 @@ class Client:
 
 
 class LocalServer:
-    """One peer and its surroundings.
+    """One service and its surroundings.
 
     Attributes:
         log: every txn that became durable, in order.
@@ -255,8 +255,8 @@ class LocalServer:
             "min_session_timeout_ms": 4000,
             "max_session_timeout_ms": 40000,
         } | options
-        self.peer = Peer(
-            PeerOptions(**settings),
+        self.service = Service(
+            ServiceOptions(**settings),
             DataTree(self.owners, digest) if tree is None else tree,
             {} if sessions is None else sessions,
             ProviderRegistry([IpProvider(), digest_provider]) if providers is None else providers,
@@ -267,7 +267,7 @@ class LocalServer:
 
     @property
     def tree(self) -> DataTree:
-        return self.peer.tree
+        return self.service.tree
 
     def client(self, *, host: str = "127.0.0.1", ids: Iterable[Id] = (), timeout_ms: int = 10_000) -> Client:
         """A client with a new session."""
@@ -287,7 +287,7 @@ class LocalServer:
     # -- progress
 
     def pump(self) -> None:
-        """Make durable what is proposed, unless held, and deliver what the peer has to say."""
+        """Make durable what is proposed, unless held, and deliver what the service has to say."""
         while True:
             self._deliver()
             if self.holding or not self.persist(1 << 30):
@@ -295,11 +295,11 @@ class LocalServer:
 
     def persist(self, count: int) -> bool:
         """Let the first `count` txns in flight become durable together. False: there is none."""
-        txns = self.peer.take_unlogged(count)
+        txns = self.service.take_unlogged(count)
         if not txns:
             return False
         self.log += txns
-        self.peer.persisted(txns[-1].zxid, self.mono_ms)
+        self.service.persisted(txns[-1].zxid, self.mono_ms)
         self._deliver()
         return True
 
@@ -310,7 +310,7 @@ class LocalServer:
         self.holding = held
 
     def _deliver(self) -> None:
-        dirty = self.peer.dirty
+        dirty = self.service.dirty
         while dirty:
             links = dirty.copy()
             dirty.clear()
@@ -328,10 +328,10 @@ class LocalServer:
             ms -= step
             self.wall_ms += step
             self.mono_ms += step
-            self.peer.tick(self.wall_ms, self.mono_ms)
+            self.service.tick(self.wall_ms, self.mono_ms)
             self.pump()
 
     def log_full(self) -> None:
         """The log had no room for what is in flight and was cut back."""
-        self.peer.log_rolled_back(self.mono_ms)
+        self.service.log_rolled_back(self.mono_ms)
         self._deliver()

@@ -1,7 +1,7 @@
 """Invariant: whatever a client sends, every complete request is answered or the connection is closed; nothing is raised, what is
 logged can be read again, replies are whole frames, and what waits for a client that does not read is bounded.
 
-The real connection (`zkpy.net.client_server`) over the real peer and authenticator; only socket, clock and disk are not.
+The real connection (`zkpy.net.client_server`) over the real service and authenticator; only socket, clock and disk are not.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Shell:
         sasl = SaslPolicy(settings, bytes, is_required=False)
         auth = LinkAuthenticator(registry, AuthEnforcement(), sasl, lambda _link, _scheme, _reason: None)
         self._server = LocalServer(extended=True, auth=auth, providers=registry)
-        self.peer = self._server.peer
+        self.service = self._server.service
         self.bytes_received = 0
         self.reasons: list[str] = []
         self.sockets: list[Socket] = []
@@ -153,22 +153,22 @@ class Shell:
     def turn(self) -> None:
         """Everything that is under way gets done."""
         while True:
-            while self.peer.dirty:
-                links = self.peer.dirty.copy()
-                self.peer.dirty.clear()
+            while self.service.dirty:
+                links = self.service.dirty.copy()
+                self.service.dirty.clear()
                 for link in links:
                     assert isinstance(link.shell, ClientConnection)
                     link.shell.flush()
             for sock in [sock for sock in self.sockets if sock.is_gone]:
                 self.sockets.remove(sock)
                 sock.protocol.connection_lost(None)
-            txns = self.peer.take_unlogged(1 << 30)
+            txns = self.service.take_unlogged(1 << 30)
             if not txns:
                 return
             for txn in txns:
                 header, _, _ = decode_payload(txn.payload)
                 assert header.zxid == txn.zxid
-            self.peer.persisted(txns[-1].zxid, self.mono_ms())
+            self.service.persisted(txns[-1].zxid, self.mono_ms())
 
 
 def feed(shell: Shell, sock: Socket, data: bytes, size: int) -> None:
@@ -224,8 +224,8 @@ def check(data: bytes) -> None:
     sock.is_gone = watcher.is_gone = True
     shell.turn()
     assert not shell.port.connections
-    assert not shell.peer.links
-    assert shell.peer.stats.outstanding == 0
+    assert not shell.service.links
+    assert shell.service.stats.outstanding == 0
 
 
 def count_frames(data: bytearray) -> int:

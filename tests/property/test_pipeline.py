@@ -157,12 +157,12 @@ def check_log(server: LocalServer) -> None:
     assert server.tree.digest_mismatches == 0
     assert stored_nodes(tree) == stored_nodes(server.tree) == model.nodes
     assert tree.digest == server.tree.digest
-    assert model.sessions == server.peer.sessions.committed
+    assert model.sessions == server.service.sessions.committed
     check_consistent(server.tree)
     check_consistent(tree)
-    assert len(server.peer.changes) == 0
-    assert server.peer.changes.digest == server.tree.digest
-    assert server.peer.stats.outstanding == 0
+    assert len(server.service.changes) == 0
+    assert server.service.changes.digest == server.tree.digest
+    assert server.service.stats.outstanding == 0
 
 
 def check_equal(calls: list[tuple[int, tuple[int, Any]]], clients: int, batches: list[int]) -> None:
@@ -236,8 +236,8 @@ def test_what_the_log_had_no_room_for_leaves_no_trace(
     nodes, zxid = stored_nodes(server.tree), server.tree.last_zxid
     server.log_full()
     assert (stored_nodes(server.tree), server.tree.last_zxid) == (nodes, zxid)
-    assert server.peer.stats.outstanding == 0
-    server.peer.refuse_writes = False
+    assert server.service.stats.outstanding == 0
+    server.service.refuse_writes = False
     server.holding = False
     for xid, call in enumerate([*lost, *before], 200):
         if call is not CLOSE:

@@ -58,7 +58,7 @@ def test_a_server_that_comes_back_has_everything_its_log_and_snapshots_have(
     server = LocalServer(extended=True)
 
     def save() -> None:
-        committed = server.peer.sessions.committed
+        committed = server.service.sessions.committed
         write_snapshot(fs, directory.snap_dir, server.tree, committed, server.tree.last_zxid, "")
 
     save()
@@ -80,7 +80,7 @@ def test_a_server_that_comes_back_has_everything_its_log_and_snapshots_have(
     assert stored_nodes(recovered.tree) == stored_nodes(server.tree)
     assert recovered.tree.digest == server.tree.digest
     assert recovered.digest_mismatches == 0
-    assert recovered.sessions == server.peer.sessions.committed
+    assert recovered.sessions == server.service.sessions.committed
     check_consistent(recovered.tree)
 
     again = LocalServer(extended=True, tree=recovered.tree, sessions=recovered.sessions)

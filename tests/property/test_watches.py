@@ -101,7 +101,7 @@ class WatchMachine(RuleBasedStateMachine):
             heard = [(message.type, message.path) for message in messages if isinstance(message, Event)]
             assert len(heard) == len(messages)
             assert heard == [(kind, path) for to, kind, path in events if to == number]
-        watches = self.server.peer.watches
+        watches = self.server.service.watches
         assert len(watches) == self.model.count()
         assert bool(watches) == (self.model.count() > 0), "nothing empty is kept"
         for table, modes in ((watches.data, self.model.data), (watches.child, self.model.child)):

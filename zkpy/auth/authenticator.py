@@ -1,6 +1,6 @@
 """Auth and SASL packets of client links: from the wire to providers and back to an answer.
 
-What `zkpy.core.peer` asks through `zkpy.core.auth.Authenticator`. Owns the replies (client protocol §12.2, §12.3);
+What `zkpy.core.service` asks through `zkpy.core.auth.Authenticator`. Owns the replies (client protocol §12.2, §12.3);
 does not know how a credential is checked. Reasons of refusals go to `report`, which logs them.
 """
 

@@ -1,7 +1,7 @@
 """What is put off or refused when there is too much of it: new connections, requests in flight, large requests.
 
-`ConnectionThrottle` decides on a ConnectRequest. `RequestThrottle` stands between a shell and its peer: the shell offers
-frames to it instead of to `Peer.receive` and keeps what is not taken, which is the only queue there is. Without a setting that
+`ConnectionThrottle` decides on a ConnectRequest. `RequestThrottle` stands between a shell and its service: the shell offers
+frames to it instead of to `Service.receive` and keeps what is not taken, which is the only queue there is. Without a setting that
 asks for them neither object exists, so that nothing here costs a server that does not use it.
 
 Neither knows sockets or a clock; time and randomness come in. Rules: client protocol §18.
@@ -16,8 +16,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from zkpy.core.link import CLOSE_AFTER_FLUSH
-from zkpy.core.peer import OP_NAMES
 from zkpy.core.pipeline.request import Request
+from zkpy.core.service import OP_NAMES
 from zkpy_protocol.opcodes import OpCode
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from zkpy.core.link import ClientLink
-    from zkpy.core.peer import Peer
+    from zkpy.core.service import Service
 
 # Compat: what keeps sessions alive and ends them is never answered "throttled"; opcodes no client may send, CHECK among
 # them, are answered as ever.
@@ -206,7 +206,7 @@ class RequestThrottleOptions:
 
 
 class RequestThrottle:
-    """Takes requests for a peer, or leaves them with the shell for later (RequestThrottler).
+    """Takes requests for a service, or leaves them with the shell for later (RequestThrottler).
 
     In flight is what a link has in `pending`. Reads that are served at once never are.
 
@@ -214,10 +214,10 @@ class RequestThrottle:
         large_bytes_in_flight: their share of what is in flight.
     """
 
-    __slots__ = ("_options", "_peer", "_turn", "_waiting", "large_bytes_in_flight")
+    __slots__ = ("_options", "_service", "_turn", "_waiting", "large_bytes_in_flight")
 
-    def __init__(self, peer: Peer, options: RequestThrottleOptions) -> None:
-        self._peer = peer
+    def __init__(self, service: Service, options: RequestThrottleOptions) -> None:
+        self._service = service
         self._options = options
         # In the order in which they came to wait; a dict because links leave from anywhere. Bounded by the connections.
         self._waiting: dict[ClientLink, None] = {}
@@ -238,9 +238,9 @@ class RequestThrottle:
         wall_ms: int,
         mono_ms: int,
     ) -> int:
-        """`Peer.receive` for frames that arrived at `arrival_ms`: the same contract, with more reasons to stop early."""
+        """`Service.receive` for frames that arrived at `arrival_ms`: the same contract, with more reasons to stop early."""
         options = self._options
-        peer = self._peer
+        service = self._service
         waited = mono_ms - arrival_ms
         is_stale = options.requests_max > 0 and options.checks_latency and waited > link.timeout_ms
         is_late = 0 < options.wait_max_ms < waited
@@ -255,11 +255,11 @@ class RequestThrottle:
                 link.drop()
                 break
             if is_late and _op(frame) in _THROTTLABLE:
-                peer.answer_throttled(link, frame, mono_ms)
-            elif not peer.receive(link, (frame,), 0, wall_ms, mono_ms):
+                service.answer_throttled(link, frame, mono_ms)
+            elif not service.receive(link, (frame,), 0, wall_ms, mono_ms):
                 break
             taken += 1
-            peer.stats.throttle_wait.add(waited)
+            service.stats.throttle_wait.add(waited)
             if is_stale:
                 self._count_stale(frame)
             if link.state >= CLOSE_AFTER_FLUSH:
@@ -270,18 +270,18 @@ class RequestThrottle:
 
     def must_wait(self, link: ClientLink) -> bool:
         """Whether a link whose requests were not all taken has to wait; the shell flushes it when its turn comes."""
-        if self._peer.must_wait(link):
+        if self._service.must_wait(link):
             return True  # for its own replies, which bring it back here
         if not self._is_held(link):
             return False
         if link not in self._waiting:
             self._waiting[link] = None
-            self._peer.stats.throttle_wait_count += 1
+            self._service.stats.throttle_wait_count += 1
         return True
 
     def wake(self) -> bool:
         """If there is room, let the link that waits longest be flushed next. False: there is nothing to do."""
-        if not self._waiting or self._peer.stats.outstanding >= self._options.requests_max:
+        if not self._waiting or self._service.stats.outstanding >= self._options.requests_max:
             return False
         # One at a time: it may use up all the room, and then the next one must keep its place.
         self._turn = next(iter(self._waiting))
@@ -302,30 +302,30 @@ class RequestThrottle:
                 if self._drops(frame):
                     return
                 self._count_stale(frame)
-            self._peer.receive(link, (frame,), 0, wall_ms, mono_ms)
+            self._service.receive(link, (frame,), 0, wall_ms, mono_ms)
 
     def _is_held(self, link: ClientLink) -> bool:
         limit = self._options.requests_max
         return limit > 0 and (
-            self._peer.stats.outstanding >= limit or (bool(self._waiting) and self._turn is not link)
+            self._service.stats.outstanding >= limit or (bool(self._waiting) and self._turn is not link)
         )
 
     def _drops(self, frame: bytes) -> bool:
         """Whether a stale request goes and, to keep their order, everything of its link behind it."""
         if not self._options.drops_stale or _op(frame) == OpCode.CLOSE_SESSION:
             return False  # a close cleans up, which is welcome at any time
-        self._peer.stats.stale_requests_dropped += 1
+        self._service.stats.stale_requests_dropped += 1
         return True
 
     def _count_stale(self, frame: bytes) -> None:
-        self._peer.stats.stale_requests += _op(frame) != OpCode.CLOSE_SESSION
+        self._service.stats.stale_requests += _op(frame) != OpCode.CLOSE_SESSION
 
     def _fits(self, frame: bytes) -> bool:
         options = self._options
         size = len(frame)
         if not 0 < options.large_bytes < size or self.large_bytes_in_flight + size <= options.large_bytes_max:
             return True
-        self._peer.stats.large_requests_rejected += 1
+        self._service.stats.large_requests_rejected += 1
         return False
 
 

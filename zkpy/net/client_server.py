@@ -1,6 +1,6 @@
 """Client ports: sockets to links and back.
 
-A thin shell around `zkpy_protocol.connection` (bytes to requests) and `zkpy.core.peer` (requests to bytes).
+A thin shell around `zkpy_protocol.connection` (bytes to requests) and `zkpy.core.service` (requests to bytes).
 `data_received` is: feed, hand over what is complete, send what came of it. No decision of the protocol is
 made here; what is, is about sockets: who may connect, how much may wait, when silence is too long.
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from zkpy.auth.providers import AuthProvider
-    from zkpy.core.peer import Peer
+    from zkpy.core.service import Service
     from zkpy.net.tls import ServerTls
 
 SEND_BUFFER_MAX = 16 << 20
@@ -40,7 +40,7 @@ _MASK_WORD = b"stmk"
 class Driver(Protocol):
     """What the shell needs of the runtime."""
 
-    peer: Peer
+    service: Service
     bytes_received: int
 
     def wall_ms(self) -> int:
@@ -50,7 +50,7 @@ class Driver(Protocol):
         """Monotonic clock."""
 
     def after_input(self) -> None:
-        """Something was handed to the peer: send what came of it, log what was proposed."""
+        """Something was handed to the service: send what came of it, log what was proposed."""
 
     def refused(self, event: str, host: str, port: int, reason: str) -> None:
         """Log that a connection was refused or cut off."""
@@ -136,7 +136,7 @@ class ClientPort:
         """Close sockets that never finished their connect, or were silent beyond their session's timeout."""
         for connection in list(self.connections):
             if now_ms > connection.silent_deadline_ms():
-                self.driver.peer.stats.sessionless_expired += connection.link.session_id == 0
+                self.driver.service.stats.sessionless_expired += connection.link.session_id == 0
                 connection.abort()
 
     def close_all(self) -> None:
@@ -181,13 +181,13 @@ class ClientConnection(asyncio.Protocol):
         name = transport.get_extra_info("peername") or ("?", 0)
         host, port = host_address(str(name[0])), int(name[1])
         self.last_read_ms = driver.mono_ms()
-        self.link = ClientLink(driver.peer.dirty, host, port, (Id("ip", host),), self._port.options.secure)
+        self.link = ClientLink(driver.service.dirty, host, port, (Id("ip", host),), self._port.options.secure)
         self.link.shell = self
-        if driver.peer.request_throttle is not None:
-            driver.peer.request_throttle.attach(self.link)
+        if driver.service.request_throttle is not None:
+            driver.service.request_throttle.attach(self.link)
         reason = self._port.admit(self, host)
         if reason is not None:
-            driver.peer.stats.connections_rejected += 1
+            driver.service.stats.connections_rejected += 1
             driver.refused("connection.rejected", host, port, reason)
             self._reset()
             return
@@ -213,7 +213,7 @@ class ClientConnection(asyncio.Protocol):
                     (*link.ids, *provider.handle_authentication(None, PeerInfo(link.host, link.x509_subject)))
                 )
         except (PeerRejected, AuthFailed) as error:
-            self._port.driver.peer.stats.auth_failed += 1
+            self._port.driver.service.stats.auth_failed += 1
             self._refuse(str(error))
             return False
         return True
@@ -222,11 +222,11 @@ class ClientConnection(asyncio.Protocol):
         """The socket is gone, whoever closed it."""
         self._port.forget(self, self.link.host)
         driver = self._port.driver
-        throttle = driver.peer.request_throttle
+        throttle = driver.service.request_throttle
         if throttle is not None:
             throttle.abandon(self.link, self._backlog, driver.wall_ms(), driver.mono_ms())
         self._backlog = ()
-        driver.peer.disconnected(self.link)
+        driver.service.disconnected(self.link)
 
     def pause_writing(self) -> None:
         """The client does not keep up reading: answer nothing more for now."""
@@ -267,7 +267,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _connect(self, request: ConnectRequest, now: int) -> None:
         driver = self._port.driver
-        driver.peer.connect(self.link, request, driver.wall_ms(), now)
+        driver.service.connect(self.link, request, driver.wall_ms(), now)
         if self.link.state == CONNECTING:
             self._update_reading()
 
@@ -280,11 +280,11 @@ class ClientConnection(asyncio.Protocol):
             self._backlog = frames
             return
         link = self.link
-        throttle = driver.peer.request_throttle
+        throttle = driver.service.request_throttle
         taken = 0
         while True:
             if throttle is None:
-                taken = driver.peer.receive(link, frames, taken, driver.wall_ms(), now)
+                taken = driver.service.receive(link, frames, taken, driver.wall_ms(), now)
             else:
                 # While some frames wait nothing is read, so all of them have arrived by then.
                 taken = throttle.receive(link, frames, taken, self.last_read_ms, driver.wall_ms(), now)
@@ -300,8 +300,8 @@ class ClientConnection(asyncio.Protocol):
         self._update_reading()
 
     def _must_wait(self) -> bool:
-        peer = self._port.driver.peer
-        return (peer.request_throttle or peer).must_wait(self.link)
+        service = self._port.driver.service
+        return (service.request_throttle or service).must_wait(self.link)
 
     def _make_room(self) -> bool:
         """Send the replies so far; False when the socket takes no more for now."""
@@ -309,7 +309,7 @@ class ClientConnection(asyncio.Protocol):
         return not self._paused_by_socket
 
     def _command(self, word: FourLetterWord) -> None:
-        self._port.driver.peer.stats.received += 1
+        self._port.driver.service.stats.received += 1
         self.link.received += 1
         self.link.state = DROPPED  # no client's any more, which is how its own answer lists it
         self._answer(word.word, word.trailing)
@@ -326,7 +326,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if answer:
             self._transport.write(answer)
-            self._port.driver.peer.stats.sent += 1
+            self._port.driver.service.stats.sent += 1
         self._transport.close()
 
     def _refuse(self, reason: str) -> None:

@@ -136,11 +136,11 @@ class FourLetterWords:
         yield f"logdir_size: {directory_size(self._view.log_dir)}"
 
     def _dump(self) -> Iterator[str]:
-        peer = self._view.peer
+        service = self._view.service
         yield "SessionTracker dump:"
-        sessions = [(deadline, [_hex(id_) for id_ in ids]) for deadline, ids in peer.sessions.buckets()]
+        sessions = [(deadline, [_hex(id_) for id_ in ids]) for deadline, ids in service.sessions.buckets()]
         yield from self._expiry_sets("Session", sessions)
-        ephemerals = peer.tree.ephemerals
+        ephemerals = service.tree.ephemerals
         yield "ephemeral nodes dump:"
         yield f"Sessions with Ephemerals ({len(ephemerals)}):"
         for session_id, paths in ephemerals.items():
@@ -169,7 +169,7 @@ class FourLetterWords:
             yield from (f"\t{member}" for member in members)
 
     def _hash(self) -> Iterator[str]:
-        for zxid, digest in self._view.peer.tree.digest_log:
+        for zxid, digest in self._view.service.tree.digest_log:
             yield f"{zxid:x}: {digest}"
 
     def _mntr(self) -> Iterator[str]:
@@ -194,7 +194,7 @@ class FourLetterWords:
 
     def _figures(self) -> Iterator[str]:
         view = self._view
-        stats = view.peer.stats
+        stats = view.service.stats
         latency = stats.latency
         average = metrics.java_double(metrics.average(latency))
         yield f"Latency min/avg/max: {latency.min}/{average}/{latency.max}"
@@ -202,9 +202,9 @@ class FourLetterWords:
         yield f"Sent: {stats.sent}"
         yield f"Connections: {len(view.connections())}"
         yield f"Outstanding: {stats.outstanding}"
-        yield f"Zxid: {_hex(view.peer.tree.last_zxid)}"
+        yield f"Zxid: {_hex(view.service.tree.last_zxid)}"
         yield f"Mode: {metrics.SERVER_STATE}"
-        yield f"Node count: {len(view.peer.tree.nodes)}"
+        yield f"Node count: {len(view.service.tree.nodes)}"
 
     def _stmk(self, argument: bytes) -> str | None:
         if len(argument) < _MASK_BYTES:
@@ -213,19 +213,19 @@ class FourLetterWords:
         return str(self._trace_mask)
 
     def _wchc(self) -> Iterator[str]:
-        for session_id, paths in self._view.peer.watches.data.by_session().items():
+        for session_id, paths in self._view.service.watches.data.by_session().items():
             yield _hex(session_id)
             yield from (f"\t{path}" for path in paths)
         yield ""
 
     def _wchp(self) -> Iterator[str]:
-        for path, session_ids in self._view.peer.watches.data.by_path().items():
+        for path, session_ids in self._view.service.watches.data.by_path().items():
             yield path
             yield from (f"\t{_hex(session_id)}" for session_id in session_ids)
         yield ""
 
     def _wchs(self) -> Iterator[str]:
-        connections, paths, watches = self._view.peer.watches.data.summary()
+        connections, paths, watches = self._view.service.watches.data.summary()
         yield f"{connections} connections watching {paths} paths"
         yield f"Total watches:{watches}"
 

@@ -149,7 +149,7 @@ def monitor_values(view: ServerView) -> Iterator[tuple[str, Value]]:
     yield "version", view.version
     yield "server_state", SERVER_STATE
     yield from gauges(view).items()
-    for name, members in (gauge_sets(view.peer.tree) | counter_sets(view)).items():
+    for name, members in (gauge_sets(view.service.tree) | counter_sets(view)).items():
         for key in sorted(members):
             yield f"{key}_{name}", members[key]
     yield from counters(view).items()
@@ -177,9 +177,9 @@ def _summary_values(name: str, summary: Summary) -> Iterator[tuple[str, Value]]:
 
 def gauges(view: ServerView) -> dict[str, Value]:
     """What is so at this moment; ``srst`` leaves it alone, except for packets, latencies and response sizes."""
-    peer = view.peer
-    stats = peer.stats
-    tree = peer.tree
+    service = view.service
+    stats = service.stats
+    tree = service.tree
     values: dict[str, Value] = {
         "avg_latency": average(stats.latency),
         "min_latency": stats.latency.min,
@@ -190,10 +190,10 @@ def gauges(view: ServerView) -> dict[str, Value]:
         "outstanding_requests": stats.outstanding,
         "uptime": view.driver.mono_ms() - view.started_ms,
         "znode_count": len(tree.nodes),
-        "watch_count": len(peer.watches),
+        "watch_count": len(service.watches),
         "ephemerals_count": tree.ephemeral_count,
         "approximate_data_size": tree.data_size,
-        "global_sessions": len(peer.sessions.sessions),
+        "global_sessions": len(service.sessions.sessions),
         "open_file_descriptor_count": _open_files(),
         "max_file_descriptor_count": _open_files_max(),
         "last_client_response_size": stats.last_response_bytes,
@@ -201,8 +201,8 @@ def gauges(view: ServerView) -> dict[str, Value]:
         "max_client_response_size": stats.max_response_bytes,
         "auth_failed_count": stats.auth_failed,
         "connection_drop_probability": 0.0
-        if peer.connection_throttle is None
-        else peer.connection_throttle.drop_probability,
+        if service.connection_throttle is None
+        else service.connection_throttle.drop_probability,
     }
     return values | dict.fromkeys(_ABSENT[_GAUGE], 0)
 
@@ -233,13 +233,13 @@ def gauge_sets(tree: DataTree) -> dict[str, dict[str, int]]:
 
 def counter_sets(view: ServerView) -> dict[str, dict[str, int]]:
     """Counters of one name for several keys."""
-    return {"quota_exceeded_error_per_namespace": view.peer.stats.quota_exceeded}
+    return {"quota_exceeded_error_per_namespace": view.service.stats.quota_exceeded}
 
 
 def counters(view: ServerView) -> dict[str, int]:
     """What only grows until ``srst``."""
-    peer = view.peer
-    stats = peer.stats
+    service = view.service
+    stats = service.stats
     counted = {
         "bytes_received_count": view.driver.bytes_received,
         "commit_count": stats.commits,
@@ -262,9 +262,9 @@ def counters(view: ServerView) -> dict[str, int]:
         "large_requests_rejected": stats.large_requests_rejected,
         "prep_processor_request_queued": stats.prepared,
         "sync_processor_request_queued": view.driver.log_stats.batch_size.sum,
-        "outstanding_changes_queued": peer.changes.queued,
-        "outstanding_changes_removed": peer.changes.removed,
-        "digest_mismatches_count": peer.tree.digest_mismatches,
+        "outstanding_changes_queued": service.changes.queued,
+        "outstanding_changes_removed": service.changes.removed,
+        "digest_mismatches_count": service.tree.digest_mismatches,
         "response_bytes": stats.response_bytes,
         "watch_bytes": stats.watch_bytes,
     }
@@ -273,7 +273,7 @@ def counters(view: ServerView) -> dict[str, int]:
 
 def summaries(view: ServerView) -> dict[str, Summary]:
     """Series without percentiles."""
-    stats = view.peer.stats
+    stats = view.service.stats
     told = stats.watchers_told
     log = view.driver.log_stats
     storage = view.storage_stats
@@ -295,7 +295,7 @@ def summaries(view: ServerView) -> dict[str, Summary]:
 
 def advanced_summaries(view: ServerView) -> dict[str, Percentiles]:
     """Series with percentiles."""
-    stats = view.peer.stats
+    stats = view.service.stats
     counted = {
         "readlatency": stats.read_latency,
         "updatelatency": stats.update_latency,
@@ -309,7 +309,7 @@ def advanced_summaries(view: ServerView) -> dict[str, Percentiles]:
 
 def summary_sets(view: ServerView) -> dict[str, dict[str, Summary]]:
     """Series of one name for several keys. Those of an ensemble, which have a key per server, are empty here."""
-    stats = view.peer.stats
+    stats = view.service.stats
     return {
         "read_per_namespace": stats.read_per_namespace,
         "write_per_namespace": stats.write_per_namespace,
@@ -318,11 +318,11 @@ def summary_sets(view: ServerView) -> dict[str, dict[str, Summary]]:
 
 def reset(view: ServerView) -> None:
     """What ``srst`` does: counters, series, packets and response sizes begin anew; gauges stay."""
-    peer = view.peer
-    peer.stats.reset_counters()
-    peer.tree.digest_mismatches = 0
-    peer.changes.queued = 0
-    peer.changes.removed = 0
+    service = view.service
+    service.stats.reset_counters()
+    service.tree.digest_mismatches = 0
+    service.changes.queued = 0
+    service.changes.removed = 0
     view.driver.bytes_received = 0
     view.driver.log_stats.reset()
     view.storage_stats.reset()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zkpy.auth.providers import ProviderRegistry
-    from zkpy.core.peer import Peer
+    from zkpy.core.service import Service
     from zkpy.net.client_server import ClientConnection, ClientPort
     from zkpy.ops.config import ServerConfig
     from zkpy.runtime.driver import LogStats
@@ -82,9 +82,9 @@ class ServerView:
         "driver",
         "ensemble_auth",
         "is_serving",
-        "peer",
         "ports",
         "secure_client_port",
+        "service",
         "started_ms",
         "storage_stats",
         "version",
@@ -93,7 +93,7 @@ class ServerView:
     def __init__(
         self,
         config: ServerConfig,
-        peer: Peer,
+        service: Service,
         driver: Driver,
         ports: Sequence[ClientPort],
         started_ms: int,
@@ -101,7 +101,7 @@ class ServerView:
         providers: ProviderRegistry,
     ) -> None:
         self.config = config
-        self.peer = peer
+        self.service = service
         self.driver = driver
         self.ports = ports
         self.started_ms = started_ms

@@ -1,7 +1,7 @@
-"""Runs a peer: input in, proposals to the log thread, outcomes back, bytes out.
+"""Runs a service: input in, proposals to the log thread, outcomes back, bytes out.
 
 One object of the event loop's thread. It decides nothing about the protocol; it owns the order of the
-effects: what the log thread has not confirmed is not told to the peer as persisted, and everything a step
+effects: what the log thread has not confirmed is not told to the service as persisted, and everything a step
 has produced is sent before the loop sleeps.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import structlog
 
-    from zkpy.core.peer import Peer
+    from zkpy.core.service import Service
     from zkpy.net.client_server import ClientConnection
     from zkpy.storage.txn_log import TxnLog
 
@@ -74,7 +74,7 @@ class LogOptions:
 
 
 class Driver:
-    """Steps one peer.
+    """Steps one service.
 
     Args:
         on_snapshot_due: called when enough was logged since the last roll; the log has just been rolled.
@@ -100,12 +100,12 @@ class Driver:
         "_word",
         "bytes_received",
         "log_stats",
-        "peer",
+        "service",
     )
 
     def __init__(
         self,
-        peer: Peer,
+        service: Service,
         log: TxnLog,
         loop: asyncio.AbstractEventLoop,
         options: LogOptions,
@@ -116,7 +116,7 @@ class Driver:
         on_snapshot_due: Callable[[], None],
         on_fatal: Callable[[Exception], None],
     ) -> None:
-        self.peer = peer
+        self.service = service
         self.log_stats = LogStats()
         self.bytes_received = 0
         self._log = log
@@ -161,10 +161,10 @@ class Driver:
     def after_input(self) -> None:
         """Send what the last input has produced, and see to it that proposals reach the log."""
         self.send()
-        if self.peer.unlogged and not self._in_flight and not self._flush_scheduled:
+        if self.service.unlogged and not self._in_flight and not self._flush_scheduled:
             self._flush_scheduled = True
             delay = self._options.flush_delay_ms
-            if delay > 0 and len(self.peer.unlogged) < self._options.max_batch_size:
+            if delay > 0 and len(self.service.unlogged) < self._options.max_batch_size:
                 self._loop.call_later(delay / 1000, self._flush)
             else:
                 # At the end of this turn of the loop, so that one batch takes what all its inputs proposed.
@@ -172,8 +172,8 @@ class Driver:
 
     def send(self) -> None:
         """One write per link that has something to send; then those that waited for room come to their turn."""
-        dirty = self.peer.dirty
-        throttle = self.peer.request_throttle
+        dirty = self.service.dirty
+        throttle = self.service.request_throttle
         while dirty or (throttle is not None and throttle.wake()):
             links = dirty.copy()
             dirty.clear()
@@ -182,9 +182,9 @@ class Driver:
 
     def tick(self) -> None:
         """Time passes: sessions expire, containers are swept, a full disk may have room again."""
-        if self.peer.refuse_writes and not self._in_flight:
+        if self.service.refuse_writes and not self._in_flight:
             self._ask_for_space()
-        self.peer.tick(self.wall_ms(), self.mono_ms())
+        self.service.tick(self.wall_ms(), self.mono_ms())
         self.after_input()
 
     def _ask_for_space(self) -> None:
@@ -194,19 +194,19 @@ class Driver:
             self._on_fatal(error)
             return
         if has_space:
-            self.peer.refuse_writes = False
+            self.service.refuse_writes = False
             self._logger.info("log.has_space_again", headroom_bytes=self._log.headroom_bytes)
 
     # -- the log
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        if not self._in_flight and self.peer.unlogged:
+        if not self._in_flight and self.service.unlogged:
             self._submit()
 
     def _submit(self) -> None:
-        self.log_stats.queue_size.add(len(self.peer.unlogged))
-        txns = self.peer.take_unlogged(self._options.max_batch_size)
+        self.log_stats.queue_size.add(len(self.service.unlogged))
+        txns = self.service.take_unlogged(self._options.max_batch_size)
         entries = [encode_entry(txn.payload) for txn in txns]
         self._txns_since_roll += len(entries)
         self._bytes_since_roll += sum(map(len, entries))
@@ -227,8 +227,8 @@ class Driver:
             self._handle_failure(outcome.error)
             return
         self._note_sync(outcome.sync_ms)
-        if self._log.is_space_low and not self.peer.refuse_writes:
-            self.peer.refuse_writes = True
+        if self._log.is_space_low and not self.service.refuse_writes:
+            self.service.refuse_writes = True
             self._logger.error(
                 "log.disk_full",
                 headroom_bytes=self._log.headroom_bytes,
@@ -238,10 +238,10 @@ class Driver:
         rolled = outcome.batch.roll
         if rolled:
             self._start_count()
-        elif self.peer.unlogged:
+        elif self.service.unlogged:
             # The disk works on the next batch while this one is being answered.
             self._submit()
-        self.peer.persisted(outcome.batch.last_zxid, self.mono_ms())
+        self.service.persisted(outcome.batch.last_zxid, self.mono_ms())
         if rolled:
             self._on_snapshot_due()
         self.after_input()
@@ -256,7 +256,7 @@ class Driver:
             effect="the last writes are refused with SystemError, nothing of them is kept; reads go on",
             remedy="free space in dataLogDir; writes resume by themselves",
         )
-        self.peer.log_rolled_back(self.mono_ms())
+        self.service.log_rolled_back(self.mono_ms())
         self.after_input()
 
     def _note_sync(self, sync_ms: int) -> None:

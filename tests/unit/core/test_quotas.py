@@ -222,7 +222,7 @@ def test_a_create_beyond_a_hard_limit_is_refused_and_equal_is_fine(
 ) -> None:
     server, client = with_quota(limits, enforce_quota=True)
     assert client.call(OpCode.CREATE, record).err == code
-    assert sum(server.peer.stats.quota_exceeded.values()) == (code != 0)
+    assert sum(server.service.stats.quota_exceeded.values()) == (code != 0)
 
 
 @pytest.mark.parametrize(("size", "code"), [(2, 0), (5, 0), (6, ErrorCode.QUOTAEXCEEDED), (1, 0)])
@@ -256,7 +256,7 @@ def test_the_quota_is_looked_at_before_the_version() -> None:
 def test_hard_limits_are_not_enforced_unless_asked_for() -> None:
     server, client = with_quota(b"count=-1,bytes=-1=;countHardLimit=0;byteHardLimit=0")
     client.call(OpCode.CREATE, create("/q/b", b"1")).ok()
-    assert server.peer.stats.quota_exceeded == {}
+    assert server.service.stats.quota_exceeded == {}
 
 
 def test_limits_are_compared_with_the_applied_usage_and_not_added_up_in_flight() -> None:
@@ -275,7 +275,7 @@ def test_refusals_are_counted_by_the_first_component_of_the_path() -> None:
     server, client = with_quota(b"count=-1,bytes=-1=;countHardLimit=2", enforce_quota=True)
     for path in ("/q/b", "/q/a/b"):
         assert client.call(OpCode.CREATE, create(path)).err == ErrorCode.QUOTAEXCEEDED
-    assert server.peer.stats.quota_exceeded == {"q": 2}
+    assert server.service.stats.quota_exceeded == {"q": 2}
 
 
 def test_limits_that_are_being_deleted_still_count() -> None:

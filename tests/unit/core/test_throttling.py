@@ -18,8 +18,8 @@ from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
 from zkpy.core import throttling
 from zkpy.core.data_tree import DataTree
 from zkpy.core.owners import OwnerRules
-from zkpy.core.peer import Peer, PeerOptions
 from zkpy.core.pipeline.prep import WRITE_OPS
+from zkpy.core.service import Service, ServiceOptions
 from zkpy.core.throttling import (
     ConnectionThrottle,
     ConnectionThrottleOptions,
@@ -271,8 +271,8 @@ class Server:
         self.now = 1_000_000
         self.bytes_received = 0
         digest = DigestProvider(super_digest="")
-        self.peer = Peer(
-            PeerOptions(global_outstanding_limit=outstanding_limit),
+        self.service = Service(
+            ServiceOptions(global_outstanding_limit=outstanding_limit),
             DataTree(OwnerRules(extended=False, emulate_353=False)),
             {},
             ProviderRegistry([IpProvider(), digest]),
@@ -281,8 +281,8 @@ class Server:
             self.mono_ms(),
         )
         if connects is not None:
-            self.peer.connection_throttle = ConnectionThrottle(connects, Random(1), self.now)
-        self.peer.request_throttle = RequestThrottle(self.peer, RequestThrottleOptions(**options))
+            self.service.connection_throttle = ConnectionThrottle(connects, Random(1), self.now)
+        self.service.request_throttle = RequestThrottle(self.service, RequestThrottleOptions(**options))
         self.port = ClientPort(
             self,
             PortOptions(
@@ -298,12 +298,12 @@ class Server:
 
     @property
     def throttle(self) -> RequestThrottle:
-        assert self.peer.request_throttle is not None
-        return self.peer.request_throttle
+        assert self.service.request_throttle is not None
+        return self.service.request_throttle
 
     @property
     def stats(self) -> CoreStats:
-        return self.peer.stats
+        return self.service.stats
 
     def wall_ms(self) -> int:
         return 1_700_000_000_000 + self.now
@@ -319,18 +319,18 @@ class Server:
 
     def after_input(self) -> None:
         """As the driver does."""
-        while self.peer.dirty or self.throttle.wake():
-            links = self.peer.dirty.copy()
-            self.peer.dirty.clear()
+        while self.service.dirty or self.throttle.wake():
+            links = self.service.dirty.copy()
+            self.service.dirty.clear()
             for link in links:
                 assert isinstance(link.shell, ClientConnection)
                 link.shell.flush()
 
     def persist(self, count: int = 1 << 30) -> int:
         """Make up to `count` of the txns in flight durable; how many there were."""
-        txns = self.peer.take_unlogged(count)
+        txns = self.service.take_unlogged(count)
         if txns:
-            self.peer.persisted(txns[-1].zxid, self.now)
+            self.service.persisted(txns[-1].zxid, self.now)
             self.after_input()
         return len(txns)
 
@@ -352,7 +352,7 @@ def test_a_connect_without_tokens_is_closed_without_an_answer_and_counted() -> N
     assert [caller.is_admitted for caller in callers] == [True, True, False]
     assert [caller.is_closed for caller in callers] == [False, False, True]
     stats = server.stats
-    assert (stats.connections_rejected, stats.connection_requests, len(server.peer.sessions.sessions)) == (
+    assert (stats.connections_rejected, stats.connection_requests, len(server.service.sessions.sessions)) == (
         1,
         2,
         2,
@@ -423,8 +423,8 @@ def test_who_comes_later_does_not_overtake_those_who_wait() -> None:
     first, second, third = Caller(server), Caller(server), Caller(server)
     first.send(OpCode.CREATE, create("/1"))
     second.send(OpCode.CREATE, create("/2"))
-    txns = server.peer.take_unlogged(1)
-    server.peer.persisted(txns[0].zxid, server.now)
+    txns = server.service.take_unlogged(1)
+    server.service.persisted(txns[0].zxid, server.now)
     third.send(OpCode.CREATE, create("/3"))
     server.persist()
     assert (len(second.replies()), len(third.replies())) == (1, 0)
@@ -494,7 +494,7 @@ def test_a_waiting_connection_may_go_away() -> None:
     server.persist()
     server.persist()
     assert other.replies() == [(1, DONE)]
-    assert server.peer.tree.get("/gone") is None
+    assert server.service.tree.get("/gone") is None
 
 
 def test_a_connection_may_go_away_in_its_turn() -> None:
@@ -570,7 +570,7 @@ def stalled(**options: Any) -> tuple[Server, Caller, Caller]:
 
 def names(server: Server) -> list[str]:
     return sorted(
-        set(server.peer.tree.nodes) - {"", "/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"}
+        set(server.service.tree.nodes) - {"", "/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"}
     )
 
 
@@ -581,7 +581,7 @@ def test_requests_of_a_connection_that_is_gone_are_dropped_and_the_first_is_coun
         pass
     assert names(server) == ["/a"]
     assert (server.stats.stale_requests_dropped, server.stats.stale_requests) == (1, 0)
-    assert waiting.session_id in server.peer.sessions.sessions, "its close was behind them"
+    assert waiting.session_id in server.service.sessions.sessions, "its close was behind them"
 
 
 def test_a_close_that_waits_alone_outlives_its_connection() -> None:
@@ -592,7 +592,7 @@ def test_a_close_that_waits_alone_outlives_its_connection() -> None:
     waiting.hang_up()
     while server.persist():
         pass
-    assert waiting.session_id not in server.peer.sessions.sessions
+    assert waiting.session_id not in server.service.sessions.sessions
     assert server.stats.stale_requests_dropped == 0
 
 
@@ -603,7 +603,7 @@ def test_with_drop_stale_off_they_are_executed_and_counted_otherwise() -> None:
         pass
     assert names(server) == ["/a", "/b", "/c"]
     assert (server.stats.stale_requests_dropped, server.stats.stale_requests) == (0, 2)
-    assert waiting.session_id not in server.peer.sessions.sessions
+    assert waiting.session_id not in server.service.sessions.sessions
 
 
 def test_with_the_connection_check_off_nothing_of_that_is_stale() -> None:
@@ -681,7 +681,7 @@ def test_what_waited_too_long_is_answered_throttled_in_its_turn_and_not_executed
     )
     server.now += 101
     server.persist()
-    zxid = server.peer.tree.last_zxid
+    zxid = server.service.tree.last_zxid
     answers = waiting.messages()
     assert [(reply.xid, reply.err) for reply in answers if isinstance(reply, Reply)] == [
         (1, LATE),
@@ -703,13 +703,13 @@ def test_a_late_request_behind_one_in_flight_is_not_answered_before_it() -> None
     writer.send(OpCode.CREATE, create("/a"))
     both.send_together(both.frame(OpCode.GET_DATA, get("/")), both.frame(OpCode.CREATE, create("/c")))
     server.now += 101
-    txn, rest = server.peer.take_unlogged(1)[0], server.peer.take_unlogged(9)
+    txn, rest = server.service.take_unlogged(1)[0], server.service.take_unlogged(9)
     assert len(rest) == 1
     # Only the write of the other one is in flight now, with room for one more.
-    server.peer.persisted(txn.zxid, server.now)
+    server.service.persisted(txn.zxid, server.now)
     server.after_input()
     assert both.replies() == [(1, DONE), (2, LATE), (3, LATE)]
-    server.peer.persisted(rest[0].zxid, server.now)
+    server.service.persisted(rest[0].zxid, server.now)
     assert names(server) == ["/a", "/b"]
 
 
@@ -791,9 +791,9 @@ def test_a_late_request_of_a_session_that_is_closing_is_dropped() -> None:
 
 
 def test_every_operation_but_pings_and_those_of_sessions_can_be_throttled() -> None:
-    peer = Server().peer
+    service = Server().service
     sessions = {OpCode.PING, OpCode.CREATE_SESSION, OpCode.CLOSE_SESSION}
-    assert {*peer._reads.handlers, *WRITE_OPS} - sessions == throttling._THROTTLABLE
+    assert {*service._reads.handlers, *WRITE_OPS} - sessions == throttling._THROTTLABLE
 
 
 # -- large requests

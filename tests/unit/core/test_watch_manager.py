@@ -92,7 +92,7 @@ def test_a_read_that_fails_leaves_no_watch(op: int) -> None:
     server, writer, watcher = setup()
     record: Any = GetDataRequest("/a", True) if op == OpCode.GET_DATA else GetChildrenRequest("/a", True)
     assert watcher.call(op, record).err == ErrorCode.NONODE
-    assert len(server.peer.watches) == 0
+    assert len(server.service.watches) == 0
     write(writer, OpCode.CREATE, create("/a"))
     assert watcher.events() == []
 
@@ -102,7 +102,7 @@ def test_an_exists_without_read_permission_leaves_no_watch() -> None:
     acl = [ACL(Perms.ALL & ~Perms.READ, Id("world", "anyone"))]
     writer.call(OpCode.CREATE, create("/a", acl=acl)).ok()
     assert watch_exists(watcher, "/a").err == ErrorCode.NOAUTH
-    assert len(server.peer.watches) == 0
+    assert len(server.service.watches) == 0
 
 
 @pytest.mark.parametrize("op", [OpCode.GET_CHILDREN, OpCode.GET_CHILDREN2])
@@ -153,7 +153,7 @@ def test_who_watches_data_and_children_of_a_deleted_node_is_told_once() -> None:
     write(writer, OpCode.DELETE, delete("/a"))
     assert watcher.events() == [(DELETED, "/a")]
     assert other.events() == [(DELETED, "/a")]
-    assert len(server.peer.watches) == 0
+    assert len(server.service.watches) == 0
 
 
 def test_set_acl_fires_nothing_at_all() -> None:
@@ -252,7 +252,7 @@ def test_one_connection_gets_one_event_per_trigger_however_many_of_its_watches_m
         add_watch(watcher, path, mode)
     write(writer, OpCode.SET_DATA, set_data("/a/b", b"1"))
     assert watcher.events() == [(CHANGED, "/a/b")]
-    data, child = server.peer.watches.data, server.peer.watches.child
+    data, child = server.service.watches.data, server.service.watches.child
     assert (len(data), len(child)) == (3, 1)
     write(writer, OpCode.DELETE, delete("/a/b"))
     assert watcher.events() == [(DELETED, "/a/b")]
@@ -274,7 +274,7 @@ def test_a_second_registration_changes_nothing() -> None:
     for _ in range(2):
         watch_data(watcher, "/a")
         add_watch(watcher, "/a", RECURSIVE)
-    assert len(server.peer.watches) == 1
+    assert len(server.service.watches) == 1
     write(writer, OpCode.SET_DATA, set_data("/a", b"1"))
     assert watcher.events() == [(CHANGED, "/a")]
     watcher.call(OpCode.REMOVE_WATCHES, RemoveWatchesRequest("/a", WatcherType.ANY)).ok()
@@ -344,7 +344,7 @@ def test_a_closed_connection_gets_nothing_and_leaves_nothing() -> None:
     watch_children(watcher, "/a")
     add_watch(watcher, "/", RECURSIVE)
     watcher.hang_up()
-    assert len(server.peer.watches) == 0
+    assert len(server.service.watches) == 0
     write(writer, OpCode.SET_DATA, set_data("/a", b"1"))
     assert watcher.inbox == []
 
@@ -357,7 +357,7 @@ def test_a_session_that_expires_together_with_another_hears_nothing_of_its_ephem
     add_watch(watcher, "/e", PERSISTENT)
     server.holding = True
     server.advance(8000)
-    assert [txn.client_id for txn in server.peer.unlogged] == [watcher.session_id, owner.session_id]
+    assert [txn.client_id for txn in server.service.unlogged] == [watcher.session_id, owner.session_id]
     server.settle()
     assert (watcher.closed, watcher.inbox) == (True, [])
 
@@ -388,7 +388,7 @@ def test_an_event_is_dropped_without_read_and_the_watch_is_used_up() -> None:
     writer.call(OpCode.CREATE, create("/a", acl=acl)).ok()
     assert watcher.events() == []
     assert writer.events() == [(CREATED, "/a")]
-    assert len(server.peer.watches) == 0
+    assert len(server.service.watches) == 0
 
 
 def test_deletion_is_judged_by_the_acl_before_it_and_children_by_the_parents() -> None:
@@ -492,12 +492,12 @@ def test_check_and_remove_find_the_watches_of_their_type(kind: int, watch: str) 
     server, _, watcher = setup("/a")
     WATCHES[watch](watcher)
     expected = ErrorCode.OK if watch in KINDS[kind] else ErrorCode.NOWATCHER
-    before = len(server.peer.watches)
+    before = len(server.service.watches)
     check = watcher.call(OpCode.CHECK_WATCHES, CheckWatchesRequest("/a", kind))
-    assert (check.err, check.body, len(server.peer.watches)) == (expected, b"", before)
+    assert (check.err, check.body, len(server.service.watches)) == (expected, b"", before)
     remove = watcher.call(OpCode.REMOVE_WATCHES, RemoveWatchesRequest("/a", kind))
     assert (remove.err, remove.body) == (expected, b"")
-    assert len(server.peer.watches) == (before if expected else 0)
+    assert len(server.service.watches) == (before if expected else 0)
     assert watcher.received() == [], "a removal is no event"
 
 
@@ -520,7 +520,7 @@ def test_watches_of_other_connections_and_paths_are_not_found() -> None:
     assert writer.call(OpCode.REMOVE_WATCHES, request).err == ErrorCode.NOWATCHER
     other = RemoveWatchesRequest("/a/b", WatcherType.ANY)
     assert watcher.call(OpCode.REMOVE_WATCHES, other).err == ErrorCode.NOWATCHER
-    assert len(server.peer.watches) == 1
+    assert len(server.service.watches) == 1
 
 
 # -- counting (§15.7)
@@ -531,7 +531,7 @@ def test_a_persistent_watch_counts_twice_and_only_once_in_the_data_table() -> No
     add_watch(watcher, "/a", PERSISTENT)
     watch_data(writer, "/a")
     add_watch(writer, "/b", RECURSIVE)
-    watches = server.peer.watches
+    watches = server.service.watches
     assert len(watches) == 4
     assert watches.data.summary() == (2, 2, 3)
     assert watches.data.by_path() == {
@@ -546,6 +546,6 @@ def test_watchers_told_are_counted_by_type() -> None:
     watch_data(watcher, "/a")
     watch_data(writer, "/a")
     write(writer, OpCode.SET_DATA, set_data("/a", b"1"))
-    told = server.peer.stats.watchers_told[CHANGED]
+    told = server.service.stats.watchers_told[CHANGED]
     assert (told.count, told.sum) == (1, 2)
-    assert server.peer.stats.watch_bytes == 2 * (28 + 2)
+    assert server.service.stats.watch_bytes == 2 * (28 + 2)

@@ -40,8 +40,8 @@ class Listening:
         self.clients: list[WireClient] = []
 
     @property
-    def peer(self) -> Any:
-        return self.server.peer
+    def service(self) -> Any:
+        return self.server.service
 
     async def open(self, tls: ssl.SSLContext | None = None) -> WireClient:
         """A socket on which nothing has been said yet."""
@@ -56,7 +56,7 @@ class Listening:
         return client
 
     def connection_of(self, session_id: int) -> ClientConnection:
-        connection = self.peer.links[session_id].shell
+        connection = self.service.links[session_id].shell
         assert isinstance(connection, ClientConnection)
         return connection
 
@@ -82,9 +82,9 @@ async def start() -> AsyncIterator[Start]:
     begun: list[Listening] = []
 
     async def begin(
-        *, fs: Any = None, peer: dict[str, Any] | None = None, tls: ServerTls | None = None, **options: Any
+        *, fs: Any = None, service: dict[str, Any] | None = None, tls: ServerTls | None = None, **options: Any
     ) -> Listening:
-        server = DrivenServer(fs, **(peer or {}))
+        server = DrivenServer(fs, **(service or {}))
         settings: dict[str, Any] = {
             "frame_max": FRAME_MAX,
             "words": {b"ruok", b"stmk"},
@@ -124,7 +124,7 @@ async def test_a_session_works_from_connect_to_close(start: Start) -> None:
     assert (await client.call(OpCode.CLOSE_SESSION)).err == 0
     assert await client.rest() == b""
     await server.until(lambda: not server.client_port.connections)
-    assert server.peer.links == {}
+    assert server.service.links == {}
     assert server.server.records == []
 
 
@@ -158,7 +158,7 @@ async def test_what_is_sent_behind_the_connect_waits_for_the_session(start: Star
     fs.gate.clear()
     client = await server.open()
     client.writer.write(connect_frame())
-    await server.until(lambda: bool(server.peer.links))
+    await server.until(lambda: bool(server.service.links))
     (connection,) = server.client_port.connections
     assert not connection.is_reading
     client.writer.write(request_frame(1, OpCode.CREATE, create("/a")))
@@ -171,7 +171,7 @@ async def test_what_is_sent_behind_the_connect_waits_for_the_session(start: Star
 async def test_the_address_of_a_client_is_its_first_id(start: Start) -> None:
     server = await start()
     await server.client()
-    (link,) = server.peer.links.values()
+    (link,) = server.service.links.values()
     assert [(id_.scheme, id_.id) for id_ in link.ids] == [("ip", "127.0.0.1")]
     assert link.host == "127.0.0.1"
 
@@ -190,8 +190,8 @@ async def test_a_dropped_connection_leaves_the_session(start: Start) -> None:
     client = await server.client()
     await client.close()
     await server.until(lambda: not server.client_port.connections)
-    assert len(server.peer.sessions.committed) == 1
-    assert server.peer.stats.connection_drops == 1
+    assert len(server.service.sessions.committed) == 1
+    assert server.service.stats.connection_drops == 1
 
 
 # -- limits
@@ -203,7 +203,7 @@ async def test_connections_beyond_max_client_cnxns_are_reset_with_one_log_line(s
     third = await server.open()
     assert await third.rest() == b""
     assert server.reasons() == ["maxClientCnxns=2 connections from this address are open"]
-    assert server.peer.stats.connections_rejected == 1
+    assert server.service.stats.connections_rejected == 1
     await first.close()
     await server.until(lambda: len(server.client_port.connections) == 1)
     await server.client()
@@ -280,7 +280,7 @@ async def test_an_oversized_frame_behind_the_connect_closes_the_session_after_wh
     assert (await client.connect_response()).session_id
     assert (await client.reply()).xid == 1
     assert await client.rest() == b"", "the write is not answered, but it happens"
-    await server.until(lambda: server.peer.tree.get("/a") is not None)
+    await server.until(lambda: server.service.tree.get("/a") is not None)
     assert server.reasons() == [f"frame of -1 bytes announced, at most {FRAME_MAX} allowed"]
 
 
@@ -309,7 +309,7 @@ async def test_a_word_is_answered_and_closed(start: Start) -> None:
     client.writer.write(b"ruok\n")
     assert await client.rest() == b"imok"
     await server.until(lambda: not server.client_port.connections)
-    stats = server.peer.stats
+    stats = server.service.stats
     assert (stats.connection_drops, stats.received, stats.sent) == (0, 1, 1)
 
 
@@ -355,7 +355,7 @@ async def test_a_socket_that_says_nothing_is_closed_in_time(start: Start) -> Non
     assert len(server.client_port.connections) == 2
     server.client_port.close_silent(now + 20_000)
     assert await silent.rest() == await slow.rest() == b""
-    assert server.peer.stats.sessionless_expired == 2
+    assert server.service.stats.sessionless_expired == 2
 
 
 async def test_a_session_that_is_silent_beyond_its_timeout_is_closed_later(start: Start) -> None:
@@ -366,7 +366,7 @@ async def test_a_session_that_is_silent_beyond_its_timeout_is_closed_later(start
     assert (await client.call(OpCode.PING)).xid == -2
     server.client_port.close_silent(now + 60_000)
     assert await client.rest() == b""
-    assert server.peer.stats.sessionless_expired == 0
+    assert server.service.stats.sessionless_expired == 0
 
 
 async def test_whatever_is_heard_counts_as_a_sign_of_life(start: Start) -> None:
@@ -385,7 +385,7 @@ async def test_close_all_closes_without_a_byte(start: Start) -> None:
     server.client_port.close_all()
     assert [await client.rest() for client in clients] == [b""] * 3
     await server.until(lambda: not server.client_port.connections)
-    assert server.peer.stats.connection_drops == 0, "none that a client has dropped"
+    assert server.service.stats.connection_drops == 0, "none that a client has dropped"
 
 
 # -- clients that do not read
@@ -422,7 +422,7 @@ async def test_a_client_that_never_reads_its_events_is_cut_off_with_one_log_line
     await writer.call(OpCode.CREATE, create(path))
     await watcher.call(OpCode.ADD_WATCH, AddWatchRequest(path, 0))
     watcher.stop_reading()
-    connection = server.connection_of(min(server.peer.links))
+    connection = server.connection_of(min(server.service.links))
     waiting = 0
     for _ in range(60):
         await writer.call(OpCode.SET_DATA, set_data(path, b""))
@@ -437,14 +437,14 @@ async def test_a_client_that_never_reads_its_events_is_cut_off_with_one_log_line
 
 async def test_a_link_that_must_wait_is_read_again_when_its_writes_are_done(start: Start) -> None:
     fs = GatedFs()
-    server = await start(fs=fs, peer={"global_outstanding_limit": 3})
+    server = await start(fs=fs, service={"global_outstanding_limit": 3})
     client, other = await server.client(), await server.client()
     fs.gate.clear()
     frames = b"".join(request_frame(xid, OpCode.CREATE, create("/n", flags=2)) for xid in range(1, 21))
     client.writer.write(frames)
-    connection = server.connection_of(min(server.peer.links))
+    connection = server.connection_of(min(server.service.links))
     await server.until(lambda: not connection.is_reading)
-    assert server.peer.stats.outstanding == 4
+    assert server.service.stats.outstanding == 4
     assert (await other.call(OpCode.EXISTS, ExistsRequest("/", False))).err == 0
     fs.gate.set()
     assert [(await client.reply()).xid for _ in range(20)] == list(range(1, 21))
@@ -454,7 +454,7 @@ async def test_a_link_that_must_wait_is_read_again_when_its_writes_are_done(star
 
 async def test_a_connection_that_ends_while_requests_wait_leaves_nothing(start: Start) -> None:
     fs = GatedFs()
-    server = await start(fs=fs, peer={"global_outstanding_limit": 3})
+    server = await start(fs=fs, service={"global_outstanding_limit": 3})
     client = await server.client()
     fs.gate.clear()
     client.writer.write(
@@ -465,10 +465,10 @@ async def test_a_connection_that_ends_while_requests_wait_leaves_nothing(start: 
     connection.abort()
     await client.rest()
     await server.until(lambda: not server.client_port.connections)
-    assert server.peer.stats.outstanding == 0
+    assert server.service.stats.outstanding == 0
     fs.gate.set()
-    await server.until(lambda: server.peer.tree.get("/4") is not None)
-    assert server.peer.tree.get("/5") is None
+    await server.until(lambda: server.service.tree.get("/4") is not None)
+    assert server.service.tree.get("/5") is None
 
 
 async def test_events_arrive_before_the_reply_over_a_socket_too(start: Start) -> None:
@@ -491,7 +491,7 @@ async def test_a_client_certificate_is_an_id_of_its_connection(start: Start, tmp
     server = await start(tls=ServerTls(files.settings()))
     client = await server.client(files.client())
     assert (await client.call(OpCode.CREATE, create("/a"))).path == "/a"
-    (link,) = server.peer.links.values()
+    (link,) = server.service.links.values()
     ids = {(id_.scheme, id_.id) for id_ in link.ids}
     assert ids == {("ip", "127.0.0.1"), ("x509", "CN=client\\, one,O=test")}
     assert link.secure
@@ -502,7 +502,7 @@ async def test_without_a_certificate_there_is_no_such_id(start: Start, tmp_path:
     files = Files(tmp_path)
     server = await start(tls=ServerTls(files.settings(client_auth="want")))
     await server.client(files.client(None))
-    (link,) = server.peer.links.values()
+    (link,) = server.service.links.values()
     assert [id_.scheme for id_ in link.ids] == ["ip"]
 
 
@@ -516,5 +516,5 @@ async def test_a_certificate_for_another_address_is_refused_with_one_log_line(
     assert await client.rest() == b""
     (reason,) = server.reasons()
     assert "is not for 127.0.0.1" in reason
-    assert server.peer.stats.auth_failed == 1
+    assert server.service.stats.auth_failed == 1
     await server.until(lambda: not server.client_port.connections)

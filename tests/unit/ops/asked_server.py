@@ -12,7 +12,7 @@ from zkpy.auth.providers import AuthEnforcement, AuthSettings, ProviderRegistry
 from zkpy.auth.sasl import SaslPolicy, SaslSettings
 from zkpy.core.data_tree import DataTree
 from zkpy.core.owners import OwnerRules
-from zkpy.core.peer import Peer, PeerOptions
+from zkpy.core.service import Service, ServiceOptions
 from zkpy.net.client_server import ClientConnection, ClientPort, PortOptions
 from zkpy.ops.config import config_from_text
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
@@ -96,8 +96,8 @@ class AskedServer:
         registry = ProviderRegistry.from_config(auth or AuthSettings(), lambda: None)
         enforcement = AuthEnforcement.from_config(AuthSettings(), registry)
         sasl = SaslPolicy(SaslSettings(users=None), bytes, is_required=False)
-        self.peer = Peer(
-            PeerOptions(
+        self.service = Service(
+            ServiceOptions(
                 tick_time_ms=TICK_MS, min_session_timeout_ms=2 * TICK_MS, max_session_timeout_ms=20 * TICK_MS
             ),
             DataTree(OwnerRules(extended=False, emulate_353=False)),
@@ -118,7 +118,7 @@ class AskedServer:
         )
         self.port = ClientPort(self, options)
         self.view = ServerView(
-            self.config, self.peer, self, [self.port], MONO_MS - 7023, StorageStats(), registry
+            self.config, self.service, self, [self.port], MONO_MS - 7023, StorageStats(), registry
         )
         self.words = FourLetterWords(self.view)
 
@@ -131,16 +131,16 @@ class AskedServer:
         return MONO_MS + self.now
 
     def after_input(self) -> None:
-        for link in self.peer.dirty.copy():
+        for link in self.service.dirty.copy():
             self._flush(link)
-        if self.peer.unlogged:
-            txns = self.peer.take_unlogged(1000)
-            self.peer.persisted(txns[-1].zxid, self.mono_ms())
-            for link in self.peer.dirty.copy():
+        if self.service.unlogged:
+            txns = self.service.take_unlogged(1000)
+            self.service.persisted(txns[-1].zxid, self.mono_ms())
+            for link in self.service.dirty.copy():
                 self._flush(link)
 
     def _flush(self, link: ClientLink) -> None:
-        self.peer.dirty.remove(link)
+        self.service.dirty.remove(link)
         assert isinstance(link.shell, ClientConnection)
         link.shell.flush()
 

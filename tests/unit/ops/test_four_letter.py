@@ -177,7 +177,7 @@ def test_a_connection_is_closed_when_dump_has_said_so(server: AskedServer) -> No
     server.now += TICK_MS
     server.port.close_silent(server.mono_ms())
     assert socket.transport.is_closing()
-    assert server.peer.stats.sessionless_expired == 1
+    assert server.service.stats.sessionless_expired == 1
 
 
 def test_dates_have_javas_form() -> None:
@@ -193,7 +193,7 @@ def test_only_data_watches_are_shown_by_path_and_by_session(server: AskedServer)
     for client in (first, second):
         client.get_data("/", watch=True)
     first.get_data("/zookeeper", watch=True)
-    server.peer.watches.child.add("/zookeeper", second.link, 1)
+    server.service.watches.child.add("/zookeeper", second.link, 1)
     one, two = f"0x{first.link.session_id:x}", f"0x{second.link.session_id:x}"
     assert server.ask(b"wchs") == "2 connections watching 2 paths\nTotal watches:3\n"
     assert server.ask(b"wchc") == f"{one}\n\t/\n\t/zookeeper\n{two}\n\t/\n\n"
@@ -206,9 +206,9 @@ def test_only_data_watches_are_shown_by_path_and_by_session(server: AskedServer)
 def test_srvr_tells_latency_packets_and_the_state_of_the_tree(server: AskedServer) -> None:
     client = server.client()
     client.create("/n")
-    server.peer.stats.latency.reset()
+    server.service.stats.latency.reset()
     for latency in (0, 1, 1):
-        server.peer.stats.latency.add(latency)
+        server.service.stats.latency.add(latency)
     assert server.ask(b"srvr") == (
         f"Zookeeper version: {full_version()}\nLatency min/avg/max: 0/0.6667/1\nReceived: 3\nSent: 2\n"
         "Connections: 2\nOutstanding: 0\nZxid: 0x2\nMode: standalone\nNode count: 6\n"
@@ -222,7 +222,7 @@ def test_every_answer_counts_as_one_packet_received_and_one_sent(server: AskedSe
 
 def test_srst_begins_all_counting_anew_but_for_gauges(server: AskedServer) -> None:
     server.client().create("/n", b"data")
-    server.peer.stats.auth_failed = 3
+    server.service.stats.auth_failed = 3
     server.view.storage_stats.snapshot_ms.add(5)
     assert server.ask(b"srst") == "Server stats reset.\n"
     after = dict(line.split("\t") for line in server.ask(b"mntr").splitlines())
@@ -288,10 +288,10 @@ def test_the_connection_of_a_word_is_not_counted_as_dropped_by_its_client(server
     socket = server.connect()
     socket.send(b"ruok")
     socket.end()
-    assert server.peer.stats.connection_drops == 0
+    assert server.service.stats.connection_drops == 0
     client = server.client()
     client.link.state = CLOSE_AFTER_FLUSH
     client.end()
-    assert server.peer.stats.connection_drops == 0
+    assert server.service.stats.connection_drops == 0
     server.client().end()
-    assert server.peer.stats.connection_drops == 1
+    assert server.service.stats.connection_drops == 1

@@ -37,7 +37,7 @@ def server_as_recorded(tmp_path: Path, profile: str) -> AskedServer:
     client = server.client()
     client.create("/e4", flags=1)
     client.get_data("/e4", watch=True)
-    server.peer.tree.digest_log.append((0x80, 63477822732))
+    server.service.tree.digest_log.append((0x80, 63477822732))
     return server
 
 

@@ -51,9 +51,9 @@ def test_every_key_of_apache_3_9_5_is_there_once_and_no_other(server: AskedServe
         for name in SETS:
             if key.endswith(name):
                 namespace = key.removeprefix("zk_").partition("_")[2].removesuffix(f"_{name}")
-                getattr(server.peer.stats, name).setdefault(namespace, Summary())
+                getattr(server.service.stats, name).setdefault(namespace, Summary())
     set_quota(server, "/qt", b"count=3,bytes=10")
-    server.peer.stats.quota_exceeded["qt"] = 3
+    server.service.stats.quota_exceeded["qt"] = 3
     lines = server.ask(b"mntr").splitlines()
     assert all(line.count("\t") == 1 for line in lines)
     keys = Counter(line.partition("\t")[0] for line in lines)
@@ -91,7 +91,7 @@ def test_gauges_show_the_state_of_the_server(server: AskedServer) -> None:
     client = server.client()
     client.create("/e", b"12345", flags=1)
     client.get_data("/e", watch=True)
-    before = server.peer.tree.data_size
+    before = server.service.tree.data_size
     server.now = 977
     found = values(server)
     assert found["znode_count"] == 6
@@ -139,7 +139,7 @@ def test_watchers_are_counted_by_the_event_they_are_told(server: AskedServer) ->
         (EventType.NODE_DATA_CHANGED, 3),
         (EventType.NODE_CHILDREN_CHANGED, 4),
     ):
-        server.peer.stats.watchers_told[kind].add(size)
+        server.service.stats.watchers_told[kind].add(size)
     found = values(server)
     names = ("created", "deleted", "changed", "children")
     assert [found[f"sum_node_{name}_watch_count"] for name in names] == [1, 2, 3, 4]
@@ -147,7 +147,7 @@ def test_watchers_are_counted_by_the_event_they_are_told(server: AskedServer) ->
 
 def test_percentiles_follow_the_recent_values(server: AskedServer) -> None:
     for value in range(1, 101):
-        server.peer.stats.read_latency.add(value)
+        server.service.stats.read_latency.add(value)
     found = values(server)
     wanted = {
         "avg": 50.5,
@@ -196,7 +196,7 @@ def test_ensemble_authentication_counts_its_outcomes(tmp_path: Path) -> None:
 def test_quotas_are_summed_over_a_top_level_node_and_a_hard_limit_counts_first(server: AskedServer) -> None:
     set_quota(server, "/q", b"count=3,bytes=10")
     set_quota(server, "/q/deep", b"count=5,bytes=20;byteHardLimit=7;countHardLimit=4")
-    sets = metrics.gauge_sets(server.peer.tree)
+    sets = metrics.gauge_sets(server.service.tree)
     assert sets["quota_count_limit_per_namespace"] == {"q": 3 + 4}
     assert sets["quota_bytes_limit_per_namespace"] == {"q": 10 + 7}
     # /q and /q/deep for the upper quota, /q/deep alone for the lower one
@@ -207,10 +207,10 @@ def test_quotas_are_summed_over_a_top_level_node_and_a_hard_limit_counts_first(s
 
 def test_a_quota_nobody_can_read_counts_nothing(server: AskedServer) -> None:
     set_quota(server, "/q", b"count=3,bytes=10")
-    node = server.peer.tree.nodes["/zookeeper/quota/q/zookeeper_limits"]
+    node = server.service.tree.nodes["/zookeeper/quota/q/zookeeper_limits"]
     node.data = b"garbage"
-    del server.peer.tree.nodes["/zookeeper/quota/q/zookeeper_stats"]
-    assert all(not members for members in metrics.gauge_sets(server.peer.tree).values())
+    del server.service.tree.nodes["/zookeeper/quota/q/zookeeper_stats"]
+    assert all(not members for members in metrics.gauge_sets(server.service.tree).values())
 
 
 # -- numbers as Java prints them

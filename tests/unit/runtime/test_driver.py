@@ -1,4 +1,4 @@
-"""The driver: what the peer proposes reaches the disk in batches, and nothing is told before it is there."""
+"""The driver: what the service proposes reaches the disk in batches, and nothing is told before it is there."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_what_gathers_while_the_disk_is_busy_is_one_batch(start: Start) ->
         client.send(OpCode.CREATE, create(f"/{number}"))
     for _ in range(3):
         await asyncio.sleep(0)  # whatever the loop has to do
-    assert len(server.peer.unlogged) == 7
+    assert len(server.service.unlogged) == 7
     fs.gate.set()
     assert [reply.path for reply in await replies(client, 8)] == [f"/{number}" for number in range(8)]
     sizes = server.driver.log_stats.batch_size
@@ -123,7 +123,7 @@ async def test_a_flush_that_finds_nothing_left_does_nothing(start: Start) -> Non
     client = await server.client()
     batches = server.driver.log_stats.batch_size.count
     client.send(OpCode.CREATE, create("/a"))
-    server.peer.log_rolled_back(server.mono_ms)
+    server.service.log_rolled_back(server.mono_ms)
     server.driver.send()
     assert (await replies(client, 1))[0].err == ErrorCode.SYSTEMERROR
     await asyncio.sleep(0)
@@ -279,12 +279,12 @@ async def test_a_tick_sends_what_it_brings_about(start: Start) -> None:
     await client.opened()
     now = server.mono_ms
     for step in range(1, 4):
-        server.peer.sessions.expired(now + 2000 * step)
-    server.peer.sessions.reopen(client.session_id, server.mono_ms - 10_000)
+        server.service.sessions.expired(now + 2000 * step)
+    server.service.sessions.reopen(client.session_id, server.mono_ms - 10_000)
     server.driver.tick()
     while not client.closed:
         await client._wait()
-    assert server.peer.sessions.committed == {}
+    assert server.service.sessions.committed == {}
 
 
 async def test_slow_syncs_are_reported(start: Start) -> None:

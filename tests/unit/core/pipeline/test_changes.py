@@ -32,7 +32,7 @@ def test_the_view_shows_what_is_in_flight_until_it_is_applied() -> None:
     client = server.client()
     client.call(OpCode.CREATE, create("/old")).ok()
     server.holding = True
-    changes = server.peer.changes
+    changes = server.service.changes
     client.send(OpCode.CREATE, create("/a", b"1"))
     client.send(OpCode.SET_DATA, set_data("/a", b"2"))
     client.send(OpCode.DELETE, delete("/old"))
@@ -54,7 +54,7 @@ def test_a_failed_multi_leaves_the_view_as_it_was() -> None:
     server = LocalServer()
     client = server.client()
     server.holding = True
-    changes = server.peer.changes
+    changes = server.service.changes
     client.send(OpCode.CREATE, create("/a", b"1"))
     count, digest = len(changes), changes.digest
     client.send(
@@ -77,11 +77,11 @@ def test_one_failed_multi_after_the_other_is_taken_back() -> None:
         client.send(OpCode.MULTI, failing)
     client.send(OpCode.CREATE, create("/b"))
     client.send(OpCode.MULTI, failing)
-    assert server.peer.changes.find("/b") is not None
+    assert server.service.changes.find("/b") is not None
     server.settle()
     assert [len(reply.results) for reply in client.replies() if len(reply.body) > 6] == [2, 2, 2]
     assert server.tree.get("/b") is not None
-    assert len(server.peer.changes) == 0
+    assert len(server.service.changes) == 0
     assert server.tree.digest_mismatches == 0
 
 
@@ -90,7 +90,7 @@ def test_records_are_counted_as_they_come_and_go() -> None:
     client = server.client()
     for _ in range(3):
         client.call(OpCode.CREATE, create("/n", flags=2)).ok()
-    changes = server.peer.changes
+    changes = server.service.changes
     assert changes.queued == changes.removed == 6
     client.call(OpCode.DELETE, delete("/n0000000000")).ok()
     assert changes.queued == changes.removed == 8

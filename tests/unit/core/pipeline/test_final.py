@@ -32,7 +32,7 @@ def test_writes_are_counted_by_namespace_when_they_have_happened() -> None:
     client.call(OpCode.SET_DATA, set_data("/a", None)).ok()
     client.call(OpCode.DELETE, delete("/a/b")).ok()
     assert client.call(OpCode.DELETE, delete("/a/b")).err == ErrorCode.NONODE
-    summary = server.peer.stats.write_per_namespace["a"]
+    summary = server.service.stats.write_per_namespace["a"]
     assert (summary.count, summary.sum) == (5, (2 + 2) + (4 + 3) + (2 + 1) + (2 + 0) + (4 + 0))
 
 
@@ -45,10 +45,10 @@ def test_members_of_a_multi_and_ephemerals_of_a_session_are_counted_too() -> Non
         (OpCode.CREATE, create("/a/e", flags=1)),
     )
     client.call(OpCode.MULTI, ops).ok()
-    counts = {name: summary.count for name, summary in server.peer.stats.write_per_namespace.items()}
+    counts = {name: summary.count for name, summary in server.service.stats.write_per_namespace.items()}
     assert counts == {"a": 2, "t": 1}
     client.call(OpCode.CLOSE_SESSION).ok()
-    assert server.peer.stats.write_per_namespace["a"].count == 3
+    assert server.service.stats.write_per_namespace["a"].count == 3
 
 
 def test_members_of_a_failed_multi_are_not_counted() -> None:
@@ -56,16 +56,16 @@ def test_members_of_a_failed_multi_are_not_counted() -> None:
     client = server.client()
     ops = multi((OpCode.CREATE, create("/a", b"1")), (OpCode.DELETE, delete("/b")))
     client.call(OpCode.MULTI, ops).ok()
-    assert server.peer.stats.write_per_namespace == {}
+    assert server.service.stats.write_per_namespace == {}
 
 
 def test_replies_are_measured() -> None:
     server = LocalServer()
     client = server.client()
     client.call(OpCode.CREATE, create("/a")).ok()
-    assert server.peer.stats.last_response_bytes == 16 + 6
+    assert server.service.stats.last_response_bytes == 16 + 6
     client.call(OpCode.DELETE, delete("/missing"))
-    assert server.peer.stats.last_response_bytes == 16
+    assert server.service.stats.last_response_bytes == 16
 
 
 def test_a_write_whose_client_is_being_closed_is_applied_without_an_answer() -> None:

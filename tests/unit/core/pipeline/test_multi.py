@@ -160,7 +160,7 @@ def test_a_failed_multi_takes_back_what_it_did_to_versions_in_flight() -> None:
     assert [r.err for r in two.results] == [0, ErrorCode.NODEEXISTS]
     assert [r.err for r in four.results] == [0, ErrorCode.NONODE]
     assert server.tree.digest_mismatches == 0
-    assert len(server.peer.changes) == 0
+    assert len(server.service.changes) == 0
 
 
 def test_acls_are_checked_against_the_state_in_flight() -> None:
@@ -318,7 +318,7 @@ def test_a_multi_read_leaves_no_watches() -> None:
     client = server.client()
     client.call(OpCode.CREATE, create("/a")).ok()
     client.call(OpCode.MULTI_READ, multi(get("/a"), children("/a"))).ok()
-    assert len(server.peer.watches) == 0
+    assert len(server.service.watches) == 0
 
 
 @pytest.mark.parametrize(

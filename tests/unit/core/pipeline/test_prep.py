@@ -611,7 +611,7 @@ def test_pipelined_writes_see_those_before_them() -> None:
     server.settle()
     assert [reply.err for reply in client.replies()] == [code for _, _, code in requests]
     assert tree_of(server) == ["/a"]
-    assert len(server.peer.changes) == 0
+    assert len(server.service.changes) == 0
     assert server.tree.digest_mismatches == 0
 
 

@@ -242,7 +242,7 @@ def test_who_am_i_names_the_user_of_every_id() -> None:
 def test_an_unknown_mode_of_add_watch_is_a_marshalling_error(mode: int) -> None:
     server = LocalServer()
     assert server.client().call(OpCode.ADD_WATCH, AddWatchRequest("/a", mode)).err == MARSHALLING
-    assert len(server.peer.watches) == 0
+    assert len(server.service.watches) == 0
 
 
 def test_add_watch_answers_with_an_int_and_needs_no_node() -> None:
@@ -305,7 +305,7 @@ def test_reads_are_counted_by_namespace_with_path_data_and_stat() -> None:
     client = server.client()
     client.call(OpCode.CREATE, create("/a", b"1234")).ok()
     client.call(OpCode.CREATE, create("/a/bc")).ok()
-    sizes = server.peer.stats.read_per_namespace
+    sizes = server.service.stats.read_per_namespace
     requests: list[tuple[int, Any, int]] = [
         (OpCode.GET_DATA, GetDataRequest("/a", False), 4 + 68),
         (OpCode.EXISTS, ExistsRequest("/a", False), 68),

@@ -101,7 +101,7 @@ class PeerMachine(RuleBasedStateMachine):
         assert old.closed
         response = client.connect_response
         assert response is not None
-        if lies or old.link.session_id not in self.server.peer.sessions.committed:
+        if lies or old.link.session_id not in self.server.service.sessions.committed:
             assert response.session_id == 0
         self.watched.append(Watched(client))
 
@@ -141,18 +141,18 @@ class PeerMachine(RuleBasedStateMachine):
 
     @rule(refuse=st.booleans())
     def room(self, refuse: bool) -> None:
-        self.server.peer.refuse_writes = refuse
+        self.server.service.refuse_writes = refuse
 
     # -- what must hold
 
     @invariant()
     def nothing_is_lost_or_left(self) -> None:
-        peer = self.server.peer
-        committed = peer.sessions.committed
-        assert set(committed) <= set(peer.sessions.sessions)
+        service = self.server.service
+        committed = service.sessions.committed
+        assert set(committed) <= set(service.sessions.sessions)
         assert {owner for owner, paths in self.server.tree.ephemerals.items() if paths} <= set(committed)
-        assert peer.stats.outstanding == sum(len(one.client.link.pending) for one in self._alive())
-        for session_id, link in peer.links.items():
+        assert service.stats.outstanding == sum(len(one.client.link.pending) for one in self._alive())
+        for session_id, link in service.links.items():
             assert link.session_id == session_id
         for one in self.watched:
             one.look(self.server.tree.last_zxid)
@@ -162,15 +162,15 @@ class PeerMachine(RuleBasedStateMachine):
         server.settle()
         for one in self._alive():
             one.look(server.tree.last_zxid)
-            if one.client.session_id and server.peer.sessions.is_live(one.client.session_id):
+            if one.client.session_id and server.service.sessions.is_live(one.client.session_id):
                 assert one.answered == [xid for xid, op in one.sent if op != OpCode.PING] or any(
                     op == OpCode.AUTH for _, op in one.sent
                 )
-        server.peer.refuse_writes = False
+        server.service.refuse_writes = False
         server.holding = False
         server.advance(100_000)
-        assert server.peer.sessions.committed == {}
-        assert server.peer.sessions.sessions == {}
+        assert server.service.sessions.committed == {}
+        assert server.service.sessions.sessions == {}
         assert server.tree.ephemeral_count == 0
         assert [one for one in self._alive() if one.client.session_id] == []
         tree, model = DataTree(server.owners), NaiveTree.empty()

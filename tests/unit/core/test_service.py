@@ -64,7 +64,7 @@ def test_a_new_session_is_a_txn_and_is_answered_when_it_is_applied() -> None:
     (txn,) = server.log
     assert (txn.type, txn.client_id, txn.cxid) == (OpCode.CREATE_SESSION, response.session_id, 0)
     assert txn.record == CreateSessionTxn(10_000)
-    assert server.peer.sessions.committed == {response.session_id: 10_000}
+    assert server.service.sessions.committed == {response.session_id: 10_000}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_is_pipelined_behind_the_connect_is_served_after_it() -> None:
     client = Client(server)
     client.connect()
     client.send(OpCode.CREATE, create("/a", flags=1))
-    assert server.peer.links == {client.link.session_id: client.link}
+    assert server.service.links == {client.link.session_id: client.link}
     server.settle()
     assert client.replies()[0].path == "/a"
 
@@ -134,7 +134,7 @@ def test_a_session_is_taken_over_by_a_new_connection_with_id_and_password() -> N
     assert old.inbox == []
     assert server.tree.last_zxid == zxid, "no txn"
     assert new.call(OpCode.GET_EPHEMERALS, GetEphemeralsRequest(None)).children == ["/e"]
-    assert server.peer.stats.connection_revalidations == 1
+    assert server.service.stats.connection_revalidations == 1
 
 
 def test_a_wrong_password_gets_the_expired_answer_and_kicks_out_the_live_connection_first() -> None:
@@ -166,7 +166,7 @@ def test_the_timeout_of_a_new_connection_counts_and_the_persisted_one_stays() ->
     server = LocalServer()
     old = server.client(timeout_ms=4000)
     new = server.reconnect(old, timeout_ms=20_000)
-    assert server.peer.sessions.committed == {old.session_id: 4000}
+    assert server.service.sessions.committed == {old.session_id: 4000}
     server.advance(12_000)
     assert not new.closed
     server.advance(12_000)
@@ -177,7 +177,7 @@ def test_sessions_survive_a_restart_with_their_passwords() -> None:
     server = LocalServer()
     old = server.client()
     old.call(OpCode.CREATE, create("/e", flags=1)).ok()
-    restarted = LocalServer(tree=server.tree, sessions=dict(server.peer.sessions.committed))
+    restarted = LocalServer(tree=server.tree, sessions=dict(server.service.sessions.committed))
     new = restarted.reconnect(old)
     assert new.session_id == old.session_id
     new.call(OpCode.DELETE, delete("/e")).ok()
@@ -188,7 +188,7 @@ def test_a_dropped_connection_does_not_end_the_session() -> None:
     client = server.client()
     client.call(OpCode.CREATE, create("/e", flags=1)).ok()
     client.hang_up()
-    assert server.peer.links == {}
+    assert server.service.links == {}
     assert server.tree.get("/e") is not None
     assert server.reconnect(client).session_id == client.session_id
 
@@ -197,8 +197,8 @@ def test_a_late_end_of_the_old_connection_does_not_forget_the_new_one() -> None:
     server = LocalServer()
     old = server.client()
     new = server.reconnect(old)
-    server.peer.disconnected(old.link)
-    assert server.peer.links == {new.session_id: new.link}
+    server.service.disconnected(old.link)
+    assert server.service.links == {new.session_id: new.link}
 
 
 # -- closing and expiry (§4)
@@ -213,8 +213,8 @@ def test_close_session_is_answered_with_a_header_and_then_closed() -> None:
     assert client.closed
     assert server.tree.get("/e") is None
     assert server.log[-1].record == CloseSessionTxn(["/e"])
-    assert server.peer.sessions.committed == {}
-    assert server.peer.links == {}
+    assert server.service.sessions.committed == {}
+    assert server.service.links == {}
 
 
 def test_what_is_pipelined_behind_close_session_is_dropped() -> None:
@@ -240,7 +240,7 @@ def test_a_request_that_arrives_while_the_session_closes_is_dropped() -> None:
     client.send(OpCode.CREATE, create("/a"))
     server.settle()
     assert xids(client.received()) == [1]
-    assert server.peer.stats.stale_requests_dropped == 2
+    assert server.service.stats.stale_requests_dropped == 2
 
 
 def test_a_closed_session_is_never_valid_again() -> None:
@@ -257,7 +257,7 @@ def test_a_session_that_is_being_closed_cannot_be_taken_over() -> None:
     client.send(OpCode.CLOSE_SESSION)
     assert server.reconnect(client).connect_response == EXPIRED
     server.settle()
-    assert server.peer.sessions.committed == {}
+    assert server.service.sessions.committed == {}
 
 
 def test_a_silent_session_expires_and_its_connection_is_closed_without_a_byte() -> None:
@@ -273,7 +273,7 @@ def test_a_silent_session_expires_and_its_connection_is_closed_without_a_byte() 
     txn = server.log[-1]
     assert (txn.type, txn.client_id, txn.cxid) == (OpCode.CLOSE_SESSION, quiet.session_id, 0)
     assert server.reconnect(quiet).connect_response == EXPIRED
-    assert server.peer.stats.sessions_expired == 1
+    assert server.service.stats.sessions_expired == 1
 
 
 @pytest.mark.parametrize("op", [OpCode.PING, OpCode.WHO_AM_I, OpCode.CLOSE_SESSION - 100])
@@ -296,14 +296,14 @@ def test_an_expired_session_without_a_connection_leaves_no_ephemerals() -> None:
     client.hang_up()
     server.advance(8000)
     assert server.tree.get("/e") is None
-    assert server.peer.sessions.committed == {}
+    assert server.service.sessions.committed == {}
 
 
 def test_a_session_that_never_touched_again_after_a_restart_expires() -> None:
     server = LocalServer(sessions={7: 4000})
     server.advance(8000)
     assert server.log[-1].client_id == 7
-    assert server.peer.sessions.committed == {}
+    assert server.service.sessions.committed == {}
 
 
 # -- order of replies (§5)
@@ -359,7 +359,7 @@ def test_a_batch_is_applied_in_the_order_of_zxids_over_all_connections() -> None
     one.send(OpCode.CREATE, create("/a"))
     two.send(OpCode.SET_DATA, set_data("/a", b"two"))
     one.send(OpCode.SET_DATA, set_data("/a", b"one"))
-    assert [txn.zxid for txn in server.peer.take_unlogged(0)] == []
+    assert [txn.zxid for txn in server.service.take_unlogged(0)] == []
     server.settle()
     assert [reply.zxid for reply in one.replies()] == [3, 5]
     assert [reply.zxid for reply in two.replies()] == [4]
@@ -371,12 +371,12 @@ def test_persisting_in_pieces_applies_in_pieces() -> None:
     server.holding = True
     for name in "abc":
         client.send(OpCode.CREATE, create(f"/{name}"))
-    taken = server.peer.take_unlogged(2)
+    taken = server.service.take_unlogged(2)
     assert [txn.zxid for txn in taken] == [2, 3]
-    server.peer.persisted(2, server.mono_ms)
+    server.service.persisted(2, server.mono_ms)
     server.pump()
     assert xids(client.received()) == [1]
-    server.peer.persisted(3, server.mono_ms)
+    server.service.persisted(3, server.mono_ms)
     server.settle()
     assert xids(client.received()) == [2, 3]
 
@@ -388,7 +388,7 @@ def test_writes_of_a_connection_that_is_gone_still_happen() -> None:
     client.send(OpCode.CREATE, create("/a"))
     client.send(OpCode.GET_DATA, get("/a"))
     client.hang_up()
-    assert server.peer.stats.outstanding == 0
+    assert server.service.stats.outstanding == 0
     server.settle()
     assert server.tree.get("/a") is not None
     assert client.inbox == []
@@ -433,7 +433,7 @@ def test_failed_auth_is_answered_and_closed_and_nothing_behind_it_is_served() ->
     assert client.replies() == [Reply(-4, 0, ErrorCode.AUTHFAILED, b"")]
     assert client.closed
     assert server.tree.get("/a") is None
-    assert server.peer.stats.auth_failed == 1
+    assert server.service.stats.auth_failed == 1
     assert server.reconnect(client).session_id == client.session_id, "the session lives on"
 
 
@@ -455,10 +455,10 @@ def test_a_connection_that_is_being_closed_gets_no_more_replies_before_its_socke
     client.send(OpCode.CREATE, create("/a"), xid=1)
     client.send(OpCode.GET_DATA, get("/a"), xid=2)
     packet = header(-4, OpCode.AUTH) + encode(AuthPacket(0, "nope", b""))
-    server.peer.receive(client.link, [packet], 0, server.wall_ms, server.mono_ms)
-    (txn,) = server.peer.take_unlogged(10)
-    server.peer.persisted(txn.zxid, server.mono_ms)
-    assert server.peer.stats.outstanding == 0
+    server.service.receive(client.link, [packet], 0, server.wall_ms, server.mono_ms)
+    (txn,) = server.service.take_unlogged(10)
+    server.service.persisted(txn.zxid, server.mono_ms)
+    assert server.service.stats.outstanding == 0
     server.pump()
     assert xids(client.received()) == [-4]
 
@@ -469,7 +469,7 @@ def test_an_authenticator_may_close_without_an_answer() -> None:
     client.send(OpCode.AUTH, AuthPacket(0, "silent", b""), xid=-4)
     assert client.received() == []
     assert client.closed
-    assert server.peer.stats.auth_failed == 1
+    assert server.service.stats.auth_failed == 1
 
 
 def test_sasl_answers_with_a_token_and_adds_an_id() -> None:
@@ -577,7 +577,7 @@ def test_a_client_that_asks_for_a_session_again_gets_its_connect_response_once_m
     server = LocalServer()
     client = server.client()
     frame = header(7, OpCode.CREATE_SESSION)
-    server.peer.receive(client.link, [frame], 0, server.wall_ms, server.mono_ms)
+    server.service.receive(client.link, [frame], 0, server.wall_ms, server.mono_ms)
     response, _ = decode_connect_response(client.link.take(), 4)
     assert response == client.connect_response
     assert server.tree.last_zxid == 1, "and no txn is made"
@@ -600,11 +600,11 @@ def _state(server: LocalServer) -> tuple[Any, ...]:
         tree.last_zxid,
         tree.digest,
         tree.digest_mismatches,
-        dict(server.peer.sessions.committed),
+        dict(server.service.sessions.committed),
         sorted(tree.nodes),
-        server.peer.changes.digest,
-        len(server.peer.changes),
-        server.peer.stats.outstanding,
+        server.service.changes.digest,
+        len(server.service.changes),
+        server.service.stats.outstanding,
     )
 
 
@@ -613,7 +613,7 @@ def test_while_writes_are_refused_reads_go_on_and_sessions_can_be_closed() -> No
     client, other = server.client(), server.client()
     client.call(OpCode.CREATE, create("/e", flags=1)).ok()
     before = _state(server)
-    server.peer.refuse_writes = True
+    server.service.refuse_writes = True
     for op, record in [(OpCode.CREATE, create("/a")), (OpCode.MULTI, multi()), (OpCode.DELETE, delete("/e"))]:
         reply = client.call(op, record)
         assert (reply.err, reply.body, reply.zxid) == (ErrorCode.SYSTEMERROR, b"", 3)
@@ -621,14 +621,14 @@ def test_while_writes_are_refused_reads_go_on_and_sessions_can_be_closed() -> No
     assert _state(server) == before
     client.call(OpCode.CLOSE_SESSION).ok()
     assert server.tree.get("/e") is None
-    server.peer.refuse_writes = False
+    server.service.refuse_writes = False
     other.call(OpCode.CREATE, create("/a")).ok()
 
 
 def test_while_writes_are_refused_new_sessions_are_closed_without_an_answer() -> None:
     server = LocalServer()
     known = server.client()
-    server.peer.refuse_writes = True
+    server.service.refuse_writes = True
     client = Client(server)
     assert client.connect() is None
     assert client.closed
@@ -645,7 +645,7 @@ def test_refused_writes_are_answered_in_their_turn() -> None:
     client = server.client()
     server.holding = True
     client.send(OpCode.CREATE, create("/a"))
-    server.peer.refuse_writes = True
+    server.service.refuse_writes = True
     client.send(OpCode.CREATE, create("/b"))
     client.send(OpCode.GET_DATA, get("/a"))
     assert client.received() == []
@@ -672,9 +672,9 @@ def test_what_the_log_had_no_room_for_leaves_no_trace() -> None:
     closing.send(OpCode.CLOSE_SESSION)
     newcomer = Client(server)
     newcomer.connect()
-    server.peer.take_unlogged(2)
+    server.service.take_unlogged(2)
     server.log_full()
-    assert server.peer.refuse_writes
+    assert server.service.refuse_writes
     assert [(reply.xid, reply.err) for reply in client.replies()] == [
         (3, ErrorCode.SYSTEMERROR),
         (4, 0),
@@ -686,7 +686,7 @@ def test_what_the_log_had_no_room_for_leaves_no_trace() -> None:
     assert newcomer.closed
     assert newcomer.inbox == []
     assert _state(server) == before
-    server.peer.refuse_writes = False
+    server.service.refuse_writes = False
     server.holding = False
     assert client.call(OpCode.CREATE, create("/p/n", flags=2)).path == "/p/n0000000001"
     assert server.log[-1].zxid == before[0] + 1, "zxids go on where the log ends"
@@ -704,7 +704,7 @@ def test_a_connection_whose_session_could_not_be_expired_begins_anew() -> None:
     client.send(OpCode.CREATE, create("/a"))
     server.log_full()
     assert client.closed
-    server.peer.refuse_writes = False
+    server.service.refuse_writes = False
     server.holding = False
     server.reconnect(client).call(OpCode.CREATE, create("/a")).ok()
 
@@ -715,11 +715,11 @@ def test_an_expiry_the_log_had_no_room_for_is_tried_again() -> None:
     client.hang_up()
     server.holding = True
     server.advance(7000)
-    assert len(server.peer.unlogged) == 1
+    assert len(server.service.unlogged) == 1
     server.log_full()
     server.holding = False
     server.advance(8000)
-    assert server.peer.sessions.committed == {}
+    assert server.service.sessions.committed == {}
 
 
 def test_a_sweep_makes_no_requests_while_writes_are_refused() -> None:
@@ -728,11 +728,11 @@ def test_a_sweep_makes_no_requests_while_writes_are_refused() -> None:
     client.call(OpCode.CREATE_CONTAINER, create("/c", flags=4)).ok()
     client.call(OpCode.CREATE, create("/c/x")).ok()
     client.call(OpCode.DELETE, delete("/c/x")).ok()
-    server.peer.refuse_writes = True
+    server.service.refuse_writes = True
     zxid = server.tree.last_zxid
     server.advance(3000)
     assert server.tree.last_zxid == zxid
-    server.peer.refuse_writes = False
+    server.service.refuse_writes = False
     server.advance(3000)
     assert server.tree.get("/c") is None
 
@@ -843,15 +843,15 @@ def test_a_link_with_something_outstanding_waits_while_too_much_is_outstanding()
     for number in range(6):
         one.send(OpCode.CREATE, create(f"/one{number}"))
     assert one.waiting == 2
-    assert server.peer.must_wait(one.link)
-    assert not server.peer.must_wait(two.link)
+    assert server.service.must_wait(one.link)
+    assert not server.service.must_wait(two.link)
     two.send(OpCode.CREATE, create("/two"))
     two.send(OpCode.CREATE, create("/two2"))
     assert two.waiting == 1
     server.settle()
     assert xids(one.received()) == [1, 2, 3, 4, 5, 6]
     assert xids(two.received()) == [1, 2]
-    assert server.peer.stats.outstanding == 0
+    assert server.service.stats.outstanding == 0
 
 
 def test_a_link_whose_replies_pile_up_waits() -> None:
@@ -859,13 +859,13 @@ def test_a_link_whose_replies_pile_up_waits() -> None:
     client = server.client()
     client.call(OpCode.CREATE, create("/big", bytes(1 << 18))).ok()
     frame = header(1, OpCode.GET_DATA) + encode(get("/big"))
-    taken = server.peer.receive(client.link, [frame] * 10, 0, server.wall_ms, server.mono_ms)
+    taken = server.service.receive(client.link, [frame] * 10, 0, server.wall_ms, server.mono_ms)
     assert taken == 4
     assert client.link.queued_bytes > QUEUED_BYTES_MAX
     data = client.link.take()
     assert len(data) > QUEUED_BYTES_MAX
     assert client.link.queued_bytes == 0
-    assert server.peer.receive(client.link, [frame] * 10, taken, server.wall_ms, server.mono_ms) == 8
+    assert server.service.receive(client.link, [frame] * 10, taken, server.wall_ms, server.mono_ms) == 8
 
 
 # -- what is counted
@@ -874,7 +874,7 @@ def test_a_link_whose_replies_pile_up_waits() -> None:
 def test_requests_replies_and_latencies_are_counted() -> None:
     server = LocalServer()
     client = server.client()
-    stats = server.peer.stats
+    stats = server.service.stats
     assert (stats.received, stats.sent, stats.commits, stats.proposals) == (1, 1, 1, 1)
     server.holding = True
     client.send(OpCode.CREATE, create("/a"))
@@ -897,24 +897,24 @@ def test_connections_that_end_are_counted() -> None:
     server = LocalServer()
     server.client().hang_up()
     server.client().call(OpCode.CLOSE_SESSION)
-    assert server.peer.stats.connection_drops == 1
-    assert server.peer.stats.connection_requests == 2
+    assert server.service.stats.connection_drops == 1
+    assert server.service.stats.connection_requests == 2
 
 
 def test_answers_that_overtake_are_packets_too() -> None:
     server = LocalServer()
     client = server.client()
-    sent = server.peer.stats.sent
+    sent = server.service.stats.sent
     client.send(OpCode.AUTH, AuthPacket(0, "digest", b"bob:x"), xid=-4)
     client.send(99)
-    assert (server.peer.stats.sent, client.link.sent) == (sent + 2, 3)
+    assert (server.service.stats.sent, client.link.sent) == (sent + 2, 3)
 
 
 def test_events_are_packets_too() -> None:
     server = LocalServer()
     client = server.client()
     client.call(OpCode.EXISTS, ExistsRequest("/a", True))
-    sent = server.peer.stats.sent
+    sent = server.service.stats.sent
     client.call(OpCode.CREATE, create("/a")).ok()
-    assert server.peer.stats.sent == sent + 2
+    assert server.service.stats.sent == sent + 2
     assert isinstance(client.inbox[0], Event)

@@ -82,7 +82,7 @@ OP_NAMES = {
 }
 
 
-class PeerOptions:
+class ServiceOptions:
     """What an operator may set about the core; the names are those of zoo.cfg."""
 
     __slots__ = (
@@ -130,7 +130,7 @@ class PeerOptions:
         self.container_max_never_used_interval_ms = container_max_never_used_interval_ms
 
 
-class Peer:
+class Service:
     """One server.
 
     Attributes:
@@ -164,7 +164,7 @@ class Peer:
 
     def __init__(
         self,
-        options: PeerOptions,
+        options: ServiceOptions,
         tree: DataTree,
         committed_sessions: dict[int, int],
         providers: AclProviders,
