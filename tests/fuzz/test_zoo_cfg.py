@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz import smoke
+from zkpy.core.properties import PropertiesError, parse_properties
 from zkpy.ops.config import ConfigError, config_from_text, known_key_names
-from zkpy.ops.properties import PropertiesError, parse_properties
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

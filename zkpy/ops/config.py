@@ -29,9 +29,9 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from zkpy.core.membership import Membership, MembershipError, is_membership_key, parse_membership
+from zkpy.core.properties import PropertiesError, Property, parse_properties
 from zkpy.ops import known_keys, values
-from zkpy.ops.membership import Membership, MembershipError, is_membership_key, parse_membership
-from zkpy.ops.properties import PropertiesError, Property, parse_properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -738,7 +738,11 @@ class _Loader:
         try:
             return parse_membership({key: setting.value for key, setting in lines.items()}, version)
         except MembershipError as error:
-            setting = lines[error.key]
+            setting = lines.get(error.key)
+            if (
+                setting is None
+            ):  # an error of the lines together, about a number that is spelled with zeros in front
+                raise ConfigError(f"{self._file or BUILT_IN_NAME}: {error.key}: {error.reason}") from None
             raise ConfigError(f"{setting.where}: {error.key}={setting.value}: {error.reason}") from None
 
     def _dynamic_lines(self, file: str) -> tuple[dict[str, _Setting], int]:

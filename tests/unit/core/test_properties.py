@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zkpy.ops.properties import PropertiesError, Property, parse_properties
+from zkpy.core.properties import PropertiesError, Property, parse_properties
 
 
 def values(content: bytes) -> dict[str, str]:

@@ -1,6 +1,6 @@
-r"""The format of zoo.cfg: a Java properties file, read with the line every key stands on.
+r"""Java's properties format, of zoo.cfg and of configuration strings, read with the line every key stands on.
 
-Owns the syntax: Latin-1 text, ``#`` and ``!`` comments, ``=``, ``:`` or white space between key and value, a backslash
+Owns the syntax: Latin-1 in a file, any text in a string, ``#`` and ``!`` comments, ``=``, ``:`` or white space between key and value, a backslash
 before the line end continues the line, ``\uXXXX`` and the short escapes. Knows nothing of what a key means. Keys and
 values are returned as written; trimming is the business of whoever gives them a meaning.
 
@@ -32,14 +32,15 @@ class PropertiesError(ValueError):
         self.reason = reason
 
 
-def parse_properties(content: bytes) -> dict[str, Property]:
-    r"""Read a whole file.
+def parse_properties(content: bytes | str) -> dict[str, Property]:
+    r"""Read a whole file, or a string that was written as one.
 
     Raises:
         PropertiesError: a ``\u`` is not followed by four hexadecimal digits.
     """
     found: dict[str, Property] = {}
-    for number, line in _logical_lines(content.decode("latin-1")):
+    text = content.decode("latin-1") if isinstance(content, bytes) else content
+    for number, line in _logical_lines(text):
         key, value = _split(line)
         found[_unescape(key, number)] = Property(_unescape(value, number), number)
     return found
