@@ -7,7 +7,8 @@ SERVERS ?= 1
 SECONDS_EACH ?= 60
 
 .PHONY: setup compile run test coverage check generate fuzz bench clean conformance conformance-wire conformance-fuzz \
-	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash
+	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash \
+	conformance-mixed
 
 # Compiled modules hide their sources: what is older than a source, or left of a build that failed, goes before anything runs.
 setup: $(STAMP)
@@ -54,7 +55,7 @@ bench: setup  ## beside Apache ZooKeeper 3.9.5: needs Java, Maven, cc
 	$(BIN)/python bench/run.py
 
 # The rest needs Java and Maven, and fetches what it compares with: conformance/README.md.
-conformance: conformance-wire conformance-handover conformance-clients conformance-crash
+conformance: conformance-wire conformance-handover conformance-clients conformance-crash conformance-mixed
 
 conformance-wire: setup
 	$(BIN)/python conformance/golden_wire.py
@@ -81,6 +82,9 @@ conformance-clients: setup
 
 conformance-crash: setup
 	$(BIN)/python conformance/crash_run.py
+
+conformance-mixed: setup
+	$(BIN)/python conformance/mixed_run.py
 
 clean:
 	rm -rf .venv .work build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

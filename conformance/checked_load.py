@@ -5,7 +5,8 @@ crash its directory must be what it was after some request: the last acknowledge
 way. Everything else is a broken promise: less (an acknowledged write lost), or between two (a multi applied by half).
 Sequential znodes all go to one directory and carry a token: a number never comes twice, and grows with every round.
 
-`Wire` is a blocking client of raw frames; it reconnects nothing by itself.
+A `Load` is for one server that somebody else kills and starts again; roaming_load.py lets the same writers go on by
+themselves at other members of an ensemble.
 """
 
 from __future__ import annotations
@@ -13,162 +14,19 @@ from __future__ import annotations
 import copy
 import random
 import socket
-import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from wire_client import EPHEMERAL, SEQUENCE, Broken, ConnectionGone, Wire, create, delete, multi, set_data
 from zkpy_protocol import records
 from zkpy_protocol.opcodes import ErrorCode, OpCode
-from zkpy_protocol.records import ACL, ConnectRequest, Id, MultiHeader, RequestHeader, Stat
+from zkpy_protocol.records import Stat
 
-OPEN = [ACL(31, Id("world", "anyone"))]
-EPHEMERAL, SEQUENCE = 1, 2
 ROOT = "/crash"
 SEQUENTIAL = f"{ROOT}/seq"
-SESSION_TIMEOUT_MS = 40_000
-
-
-class Broken(Exception):
-    """A promise is broken."""
-
-
-class ConnectionGone(Exception):
-    """The server has closed the connection, or died."""
-
-
-class Refused(Exception):
-    """A request was answered with an error."""
-
-    def __init__(self, err: int) -> None:
-        super().__init__(f"error {err}")
-        self.err = err
-
-
-class Wire:
-    """One connection. Requests are numbered by itself."""
-
-    def __init__(self, port: int, timeout: float = 20) -> None:
-        self.session_id = 0
-        self.password = bytes(16)
-        self.xid = 0
-        try:
-            self.sock = socket.create_connection(("127.0.0.1", port), timeout)
-        except OSError as error:
-            raise ConnectionGone(str(error)) from error
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._in = bytearray()
-
-    def connect(self, session_id: int = 0, password: bytes = bytes(16)) -> bool:
-        """Open a session, or take one up again. False: the server does not know it any more."""
-        request = ConnectRequest(0, 0, SESSION_TIMEOUT_MS, session_id, password, False)
-        self.send_frames([records.encode_connect_request(request)])
-        response, _ = records.decode_connect_response(self.frame())
-        self.session_id = response.session_id
-        self.password = response.passwd or b""
-        return response.session_id != 0
-
-    def send_frames(self, bodies: Sequence[bytes]) -> None:
-        try:
-            self.sock.sendall(b"".join(struct.pack(">i", len(body)) + body for body in bodies))
-        except OSError as error:
-            raise ConnectionGone(str(error)) from error
-
-    def request(self, op: int, record: bytes = b"") -> bytes:
-        """The frame of a request that is sent later."""
-        self.xid += 1
-        return records.encode_request_header(RequestHeader(self.xid, op)) + record
-
-    def frame(self) -> bytes:
-        while len(self._in) < 4 or len(self._in) < 4 + int.from_bytes(self._in[:4], "big"):
-            try:
-                data = self.sock.recv(1 << 16)
-            except OSError as error:
-                raise ConnectionGone(str(error) or type(error).__name__) from error
-            if not data:
-                raise ConnectionGone("closed by the server")
-            self._in += data
-        end = 4 + int.from_bytes(self._in[:4], "big")
-        frame = bytes(self._in[4:end])
-        del self._in[:end]
-        return frame
-
-    def reply(self) -> tuple[int, int, int, bytes]:
-        """xid, zxid, err, record."""
-        frame = self.frame()
-        header, pos = records.decode_reply_header(frame)
-        return header.xid, header.zxid, header.err, frame[pos:]
-
-    def call(self, op: int, record: bytes = b"") -> bytes:
-        """Send one request and wait for its answer."""
-        self.send_frames([self.request(op, record)])
-        xid, _, err, body = self.reply()
-        if xid != self.xid:
-            raise Broken(f"reply {xid} to request {self.xid}")
-        if err:
-            raise Refused(err)
-        return body
-
-    def get_all(self, paths: Sequence[str]) -> list[tuple[bytes, Stat]]:
-        """Data and Stat of znodes that are there."""
-        frames = [
-            self.request(OpCode.GET_DATA, records.encode_get_data_request(records.GetDataRequest(p, False)))
-            for p in paths
-        ]
-        found = []
-        for start in range(0, len(frames), 500):
-            batch = frames[start : start + 500]
-            self.send_frames(batch)
-            for path in paths[start : start + len(batch)]:
-                _, _, err, body = self.reply()
-                if err:
-                    raise Broken(f"{path} is a child and answers error {err}")
-                response, _ = records.decode_get_data_response(body)
-                found.append((response.data or b"", response.stat))
-        return found
-
-    def children(self, path: str) -> list[str]:
-        body = self.call(
-            OpCode.GET_CHILDREN,
-            records.encode_get_children_request(records.GetChildrenRequest(path, False)),
-        )
-        response, _ = records.decode_get_children_response(body)
-        return sorted(response.children or [], key=str)  # type: ignore[arg-type]
-
-    def tree(self, root: str = "/") -> dict[str, tuple[bytes, Stat]]:
-        """Everything below `root`, with it."""
-        found: dict[str, tuple[bytes, Stat]] = {}
-        paths = [root]
-        while paths:
-            answers = self.get_all(paths)
-            found.update(zip(paths, answers, strict=True))
-            below = []
-            for path, (_, stat) in zip(paths, answers, strict=True):
-                if stat.num_children:
-                    below += [f"{path.rstrip('/')}/{name}" for name in self.children(path)]
-            paths = below
-        return found
-
-    def close(self) -> None:
-        self.sock.close()
-
-
-def create(path: str, data: bytes, flags: int = 0) -> bytes:
-    return records.encode_create_request(records.CreateRequest(path, data, OPEN, flags))
-
-
-def set_data(path: str, data: bytes, version: int = -1) -> bytes:
-    return records.encode_set_data_request(records.SetDataRequest(path, data, version))
-
-
-def delete(path: str, version: int = -1) -> bytes:
-    return records.encode_delete_request(records.DeleteRequest(path, version))
-
-
-def multi(parts: Sequence[tuple[int, bytes]]) -> bytes:
-    body = b"".join(records.encode_multi_header(MultiHeader(op, False, -1)) + rec for op, rec in parts)
-    return body + records.encode_multi_header(MultiHeader(-1, True, -1))
+Tree = Mapping[str, tuple[Any, ...]]  # path to (data, Stat, ...)
 
 
 class Model:
@@ -242,11 +100,17 @@ class Numbers:
 
 
 class Writer:
-    """One session that writes, and what it knows of its directory."""
+    """One session that writes, and what it knows of its directory.
 
-    def __init__(self, number: int, seed: int, numbers: Numbers) -> None:
+    Attributes:
+        dial: makes the next connection, not yet a session.
+        candidates: what the directory may be, oldest first, while the connection is gone.
+    """
+
+    def __init__(self, number: int, seed: int, numbers: Numbers, dial: Callable[[], Wire] | None = None) -> None:
         self.path = f"{ROOT}/w{number}"
         self.tag = f"w{number}"
+        self.dial = dial or (lambda: Wire(0))
         self._rng = random.Random(f"{seed}-{number}")
         self._numbers = numbers
         self._count = 0
@@ -257,38 +121,50 @@ class Writer:
         self.base = Model()  # after the last acknowledged request
         self._head = Model()  # after the last one sent
         self._sent: list[tuple[int, tuple[Any, ...], int]] = []  # xid, effect, expected error
-        self.candidates = [self.base]  # what it may be after the last restart
+        self.candidates = [self.base]
         self.error: Exception | None = None
-        self._wire: Wire | None = None
-        self.port = 0
+        self.wire: Wire | None = None
 
     # -- before the crash
 
-    def attach(self, port: int) -> None:
+    def attach(self) -> None:
         """Take up the session, as `reconcile` left the possibilities."""
-        wire = Wire(port)
         session_id, password = self.session
+        wire = self.dial()
         self.base = self.candidates[-1]
         if session_id:
             accepted = wire.connect(session_id, password)
-            possible = [model for model in self.candidates if model.alive == accepted]
-            if not possible:
-                said = "accepted" if accepted else "refused"
-                raise Broken(f"{self.path}: the server has {said} session {session_id:#x}")
-            self.base = possible[-1]
+            self.said(accepted)
+            self.base = self.candidates[-1]
             if accepted:
                 self.reattached += 1
                 if wire.session_id != session_id:
                     raise Broken(f"session {session_id:#x} became {wire.session_id:#x}")
             else:
                 wire.close()
-                wire = Wire(port)
+                wire = self.dial()
                 session_id = 0
         if not session_id:
             wire.connect()
-            self.session = (wire.session_id, wire.password)
-            self.base.alive = True
-        self._wire = wire
+        self.goes_on(wire)
+
+    def said(self, accepted: bool) -> None:
+        """Keep of the possibilities those in which the session is as the server has said.
+
+        Raises:
+            Broken: there is none.
+        """
+        possible = [model for model in self.candidates if model.alive == accepted]
+        if not possible:
+            verb = "accepted" if accepted else "refused"
+            raise Broken(f"{self.path}: the server has {verb} session {self.session[0]:#x}")
+        self.candidates = possible
+
+    def goes_on(self, wire: Wire) -> None:
+        """Write on from `base`, in the session of this connection."""
+        self.wire = wire
+        self.session = (wire.session_id, wire.password)
+        self.base.alive = True
         self._head = copy.deepcopy(self.base)
         self._sent = []
 
@@ -296,14 +172,15 @@ class Writer:
         """Write until the connection is gone; `error` says what else happened."""
         try:
             while True:
-                self._batch()
+                self.batch()
         except ConnectionGone:
             pass
         except Exception as error:  # looked at by whoever started the thread
             self.error = error
 
-    def _batch(self) -> None:
-        wire = self._wire
+    def batch(self) -> None:
+        """Some requests at once, and all their answers."""
+        wire = self.wire
         assert wire is not None
         frames = []
         for _ in range(self._rng.choice((1, 1, 2, 5, 20))):
@@ -318,15 +195,10 @@ class Writer:
             self._acknowledge(*wire.reply())
         if not self.base.alive:
             wire.close()
-            self._begin_session()
-
-    def _begin_session(self) -> None:
-        self._wire = wire = Wire(self.port)
-        self.session = (0, bytes(16))
-        wire.connect()
-        self.session = (wire.session_id, wire.password)
-        self.base.alive = True
-        self._head.alive = True
+            self.session = (0, bytes(16))
+            wire = self.dial()
+            wire.connect()
+            self.goes_on(wire)
 
     def _acknowledge(self, xid: int, zxid: int, err: int, body: bytes) -> None:
         expected, effect, expected_err = self._sent.pop(0)
@@ -366,7 +238,7 @@ class Writer:
             token = f"{self.tag}-{self._count}"
             is_ephemeral = rng.random() < 0.3
             flags = SEQUENCE | EPHEMERAL * is_ephemeral
-            record = create(f"{SEQUENTIAL}/s-", token.encode(), flags)
+            record = create(f"{SEQUENTIAL}/{self.tag}-", token.encode(), flags)
             return OpCode.CREATE, record, ("token", token, is_ephemeral), 0
         if choice < 0.25:
             for token, (name, _) in self._head.tokens.items():
@@ -410,48 +282,68 @@ class Writer:
 
     # -- after it
 
-    def reconcile(self, tree: dict[str, tuple[bytes, Stat]]) -> None:
+    def lost(self) -> None:
+        """The connection is gone: any number of the requests under way may have been done."""
+        if self.wire is not None:
+            self.wire.close()
+            self.wire = None
+        model = copy.deepcopy(self.base)
+        self.candidates = [copy.deepcopy(model)]
+        for _, effect, _ in self._sent:
+            model.apply(effect)
+            self.candidates.append(copy.deepcopy(model))
+        self._sent = []
+
+    def closed_again(self) -> None:
+        """The server has answered a second close of the session: whatever was done, it is closed."""
+        for model in self.candidates:
+            model.apply(("close",))
+
+    def reconcile(self, tree: Tree) -> None:
         """Find which of the possible states this is.
 
         Raises:
             Broken: it is none of them.
         """
-        if self._wire is not None:
-            self._wire.close()
+        self.lost()
+        self.compare(tree)
+
+    def compare(self, tree: Tree) -> None:
+        """Keep the candidates that are this tree.
+
+        Raises:
+            Broken: it is none of them.
+        """
         prefix = f"{self.path}/"
         nodes = {
-            path.removeprefix(prefix): (data, stat.version, stat.ephemeral_owner != 0)
-            for path, (data, stat) in tree.items()
+            path.removeprefix(prefix): (node[0], node[1].version, node[1].ephemeral_owner != 0)
+            for path, node in tree.items()
             if path.startswith(prefix)
         }
         tokens: dict[str, str] = {}
-        for path, (data, _) in tree.items():
-            token = data.decode(errors="replace")
+        for path, node in tree.items():
+            token = node[0].decode(errors="replace")
             if path.startswith(f"{SEQUENTIAL}/") and token.startswith(f"{self.tag}-"):
                 name = path.removeprefix(f"{SEQUENTIAL}/")
                 if token in tokens:
                     raise Broken(f"one request made {tokens[token]} and {name}")
                 tokens[token] = name
                 self._numbers.seen(name, token)
-        model = copy.deepcopy(self.base)
-        states = [copy.deepcopy(model)]
-        for _, effect, _ in self._sent:
-            model.apply(effect)
-            states.append(copy.deepcopy(model))
-        self.candidates = [state for state in states if state.matches(nodes, tokens)]
-        if not self.candidates:
-            raise Broken(self._explain(nodes, tokens, len(states) - 1))
-        for state in self.candidates:
+        possible = [state for state in self.candidates if state.matches(nodes, tokens)]
+        if not possible:
+            raise Broken(self._explain(nodes, tokens))
+        self.candidates = possible
+        for state in possible:
             for token, (_, is_ephemeral) in list(state.tokens.items()):
                 state.tokens[token] = (tokens[token], is_ephemeral)
 
-    def _explain(self, nodes: dict[str, Any], tokens: dict[str, str], unanswered: int) -> str:
-        base = self.base
+    def _explain(self, nodes: dict[str, Any], tokens: dict[str, str]) -> str:
+        base = self.candidates[0]
         lost = sorted(base.nodes.keys() - nodes.keys())
         more = sorted(nodes.keys() - base.nodes.keys())
         other = sorted(name for name in base.nodes.keys() & nodes.keys() if base.nodes[name] != nodes[name])
         return (
-            f"{self.path}: no state after an acknowledged request ({unanswered} were under way): missing {lost}, "
+            f"{self.path}: no state after an acknowledged request ({len(self.candidates)} possible): missing {lost}, "
             f"more {more}, other {other}, tokens missing {sorted(base.tokens.keys() - tokens.keys())}, "
             f"more {sorted(tokens.keys() - base.tokens.keys())}"
         )
@@ -478,8 +370,8 @@ class Load:
         """Attach every session and let them write; all are attached when this returns."""
         self.numbers.next_round()
         for writer in self.writers:
-            writer.port = port
-            writer.attach(port)
+            writer.dial = lambda: Wire(port)
+            writer.attach()
         self._threads = [threading.Thread(target=writer.run, daemon=True) for writer in self.writers]
         for thread in self._threads:
             thread.start()

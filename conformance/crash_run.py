@@ -23,20 +23,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from checked_load import (
+from checked_load import Load, connect_when_up
+from harness import HERE, Process, Promises, Zk, wait_for, work_directory
+from wire_client import (
     EPHEMERAL,
     Broken,
     ConnectionGone,
-    Load,
     Refused,
     Wire,
-    connect_when_up,
     create,
     delete,
     multi,
     set_data,
 )
-from harness import HERE, Process, Promises, Zk, wait_for, work_directory
 from zkpy_protocol import records
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 

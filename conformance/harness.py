@@ -1,7 +1,8 @@
 """ZooKeeper servers as processes, for the runners of this directory.
 
 Owns: configuration file, data directory, process and readiness of one server (`Zk`) or of an ensemble
-(`zk_ensemble`), real Apache (`kind='apache:3.9.5'`) or ours (`kind='zkpy'`). Knows nothing of what is run on them.
+(`zk_members`, `zk_ensemble`), real Apache (`kind='apache:3.9.5'`) or ours (`kind='zkpy'`). Knows nothing of what is run
+on them.
 Every process is started by us, in its own session, and ended by its pid; `stop_all` runs at exit as well.
 """
 
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -148,7 +149,11 @@ def apache_jars(version: str) -> str:
 
 
 class Zk:
-    """One ZooKeeper server. `config` holds more zoo.cfg keys, `properties` Java system properties."""
+    """One ZooKeeper server. `config` holds more zoo.cfg keys, `properties` Java system properties.
+
+    `kind` may change while it is stopped: the next start is that kind of server on the same configuration and data.
+    `via` goes in front of the command and becomes it, such as `ip netns exec`; `host` is where it is reached then.
+    """
 
     def __init__(
         self,
@@ -159,8 +164,13 @@ class Zk:
         config: dict[str, Any] | None = None,
         properties: dict[str, Any] | None = None,
         myid: int | None = None,
+        host: str = "127.0.0.1",
+        via: Sequence[str] = (),
     ):
         self.kind = kind
+        self.myid = myid
+        self.host = host
+        self.via = list(via)
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.datadir = self.directory / "data"
@@ -168,7 +178,7 @@ class Zk:
         self.log = self.directory / "server.log"
         self.cfg = self.directory / "zoo.cfg"
         self.port = port or free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
         self.properties = dict(properties or {})
         self.process: Process | None = None
         if myid is not None:
@@ -179,7 +189,7 @@ class Zk:
             "syncLimit": 5,
             "dataDir": self.datadir,
             "clientPort": self.port,
-            "clientPortAddress": "127.0.0.1",
+            "clientPortAddress": host,
             "maxClientCnxns": 0,
             "4lw.commands.whitelist": "*",
             "admin.enableServer": "false",
@@ -190,10 +200,11 @@ class Zk:
         properties = [f"-D{name}={value}" for name, value in self.properties.items()]
         name, _, version = self.kind.partition(":")
         if name == "zkpy":
-            return [str(REPO / ".venv/bin/zkpy"), "server", *properties, str(self.cfg)]
+            return [*self.via, str(REPO / ".venv/bin/zkpy"), "server", *properties, str(self.cfg)]
         if name != "apache":
             raise ValueError(f"kind must be 'zkpy' or 'apache:VERSION', not {self.kind!r}")
         return [
+            *self.via,
             *JAVA,
             "-Xmx256m",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -206,17 +217,28 @@ class Zk:
         ]
 
     def four_letter(self, word: str, timeout: float = 5) -> str:
-        with socket.create_connection(("127.0.0.1", self.port), timeout) as s:
+        with socket.create_connection((self.host, self.port), timeout) as s:
             s.sendall(word.encode())
             return b"".join(iter(lambda: s.recv(65536), b"")).decode()
 
     def mode(self) -> str | None:
         """`standalone`, `leader`, `follower`, `observer`; None while it does not serve."""
+        return self._srvr("Mode: ")
+
+    def zxid(self) -> int | None:
+        """The last one it has applied; None while it does not serve."""
+        text = self._srvr("Zxid: ")
+        return None if text is None else int(text, 16)
+
+    def _srvr(self, field: str) -> str | None:
         with contextlib.suppress(OSError):
             for line in self.four_letter("srvr").splitlines():
-                if line.startswith("Mode: "):
-                    return line.removeprefix("Mode: ")
+                if line.startswith(field):
+                    return line.removeprefix(field)
         return None
+
+    def alive(self) -> bool:
+        return self.process is not None and self.process.alive()
 
     def launch(self) -> Zk:
         """Start the process without waiting until it serves."""
@@ -230,7 +252,7 @@ class Zk:
 
     def wait_ready(self, timeout: float = 60) -> None:
         def ready() -> bool:
-            if self.process is None or not self.process.alive():
+            if not self.alive():
                 raise SystemExit(f"{self.kind} server ended while starting:\n{self.log_tail()}")
             return self.mode() is not None
 
@@ -247,7 +269,7 @@ class Zk:
 
     def restart(self, timeout: float = 60) -> Zk:
         """Start again on the same data, after `stop`, after `kill9`, or stopping it now."""
-        if self.process is not None and self.process.alive():
+        if self.alive():
             self.stop()
         return self.start(timeout)
 
@@ -257,18 +279,31 @@ class Zk:
         )
 
 
+def zk_members(
+    directory: Path | str,
+    kinds: Sequence[str],
+    *,
+    config: dict[str, Any] | None = None,
+    **options: Any,
+) -> list[Zk]:
+    """The members of one ensemble, ids from 1, not started. A kind such as `zkpy/observer` is one without a vote."""
+    members = {}
+    for myid, kind in enumerate(kinds, 1):
+        role = ":observer" if kind.endswith("/observer") else ""
+        members[f"server.{myid}"] = f"127.0.0.1:{free_port()}:{free_port()}{role}"
+    servers = []
+    for myid, kind in enumerate(kinds, 1):
+        own = {"peerType": "observer"} if kind.endswith("/observer") else {}
+        name = kind.removesuffix("/observer")
+        keys = (config or {}) | members | own
+        servers.append(Zk(Path(directory) / f"zk{myid}", name, config=keys, myid=myid, **options))
+    return servers
+
+
 def zk_ensemble(directory: Path | str, kind: str = "zkpy", count: int = 1, **options: Any) -> list[Zk]:
     """`count` servers of one ensemble (1: a standalone server), started and serving. Options as for `Zk`."""
     directory = Path(directory)
-    config = dict(options.pop("config", None) or {})
-    if count == 1:
-        servers = [Zk(directory / "zk1", kind, config=config, **options)]
-    else:
-        members = {f"server.{n}": f"127.0.0.1:{free_port()}:{free_port()}" for n in range(1, count + 1)}
-        servers = [
-            Zk(directory / f"zk{n}", kind, config=config | members, myid=n, **options)
-            for n in range(1, count + 1)
-        ]
+    servers = [Zk(directory / "zk1", kind, **options)] if count == 1 else zk_members(directory, [kind] * count, **options)
     for server in servers:
         server.launch()
     for server in servers:
