@@ -21,8 +21,8 @@ from zkpy import wiring
 from zkpy.auth.authenticator import LinkAuthenticator
 from zkpy.auth.jaas import JaasError
 from zkpy.auth.providers import AuthConfigError, AuthEnforcement
+from zkpy.core.leading import LeadingService, standalone
 from zkpy.core.owners import OwnerRules
-from zkpy.core.service import Service
 from zkpy.core.throttling import ConnectionThrottle, RequestThrottle
 from zkpy.net.client_server import ClientConnection, ClientPort
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
@@ -111,7 +111,7 @@ class Server:
         self._started_ms = clock.mono_ms()
         self._storage_stats = StorageStats()
         self._snapshot_started_ms = 0
-        self._service: Service
+        self._service: LeadingService
         self._driver: Driver
         self._snapshots: SnapshotWriter
         self._data_dir: DataDir
@@ -230,7 +230,7 @@ class Server:
             log.warning(
                 "storage.orphans_dropped", znodes=orphans, reason="their session is not in the session table"
             )
-        self._service = Service(
+        self._service = standalone(
             wiring.service_options(config),
             tree,
             recovered.sessions,

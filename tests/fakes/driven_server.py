@@ -17,8 +17,9 @@ from tests.fakes.local_server import SUPER, Client, PacketAuth
 from tests.fakes.memory_fs import MemoryFile, MemoryFs
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
 from zkpy.core.data_tree import DataTree
+from zkpy.core.leading import standalone
 from zkpy.core.owners import OwnerRules
-from zkpy.core.service import Service, ServiceOptions
+from zkpy.core.service import ServiceOptions
 from zkpy.runtime import clock
 from zkpy.runtime.driver import Driver, LogOptions
 from zkpy.storage.log_reader import LogReader
@@ -114,7 +115,7 @@ class DrivenServer:
         self.snapshots_due = 0
         digest = DigestProvider(super_digest=SUPER)
         settings = {"tick_time_ms": 2000, "min_session_timeout_ms": 4000, "max_session_timeout_ms": 40_000}
-        self.service = Service(
+        self.service = standalone(
             ServiceOptions(**(settings | options)),
             DataTree(OwnerRules(extended=True, emulate_353=False)),
             {},

@@ -17,9 +17,10 @@ from tests.fakes.replies import Event, Reply, decode_frames, encode
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
 from zkpy.core.auth import AuthOutcome
 from zkpy.core.data_tree import DataTree
+from zkpy.core.leading import LeadingService, standalone
 from zkpy.core.link import CLOSE_AFTER_FLUSH, DROPPED, ClientLink
 from zkpy.core.owners import OwnerRules
-from zkpy.core.service import Service, ServiceOptions
+from zkpy.core.service import ServiceOptions
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import (
     ConnectRequest,
@@ -80,7 +81,7 @@ class Server(Protocol):
     """What a client needs of the server it talks to."""
 
     @property
-    def service(self) -> Service: ...
+    def service(self) -> LeadingService: ...
 
     @property
     def wall_ms(self) -> int: ...
@@ -255,7 +256,7 @@ class LocalServer:
             "min_session_timeout_ms": 4000,
             "max_session_timeout_ms": 40000,
         } | options
-        self.service = Service(
+        self.service = standalone(
             ServiceOptions(**settings),
             DataTree(self.owners, digest) if tree is None else tree,
             {} if sessions is None else sessions,

@@ -101,7 +101,7 @@ class PeerMachine(RuleBasedStateMachine):
         assert old.closed
         response = client.connect_response
         assert response is not None
-        if lies or old.link.session_id not in self.server.service.sessions.committed:
+        if lies or old.link.session_id not in self.server.service.tracker.committed:
             assert response.session_id == 0
         self.watched.append(Watched(client))
 
@@ -148,8 +148,8 @@ class PeerMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_or_left(self) -> None:
         service = self.server.service
-        committed = service.sessions.committed
-        assert set(committed) <= set(service.sessions.sessions)
+        committed = service.tracker.committed
+        assert set(committed) <= set(service.tracker.sessions)
         assert {owner for owner, paths in self.server.tree.ephemerals.items() if paths} <= set(committed)
         assert service.stats.outstanding == sum(len(one.client.link.pending) for one in self._alive())
         for session_id, link in service.links.items():
@@ -162,15 +162,15 @@ class PeerMachine(RuleBasedStateMachine):
         server.settle()
         for one in self._alive():
             one.look(server.tree.last_zxid)
-            if one.client.session_id and server.service.sessions.is_live(one.client.session_id):
+            if one.client.session_id and server.service.tracker.is_live(one.client.session_id):
                 assert one.answered == [xid for xid, op in one.sent if op != OpCode.PING] or any(
                     op == OpCode.AUTH for _, op in one.sent
                 )
         server.service.refuse_writes = False
         server.holding = False
         server.advance(100_000)
-        assert server.service.sessions.committed == {}
-        assert server.service.sessions.sessions == {}
+        assert server.service.tracker.committed == {}
+        assert server.service.tracker.sessions == {}
         assert server.tree.ephemeral_count == 0
         assert [one for one in self._alive() if one.client.session_id] == []
         tree, model = DataTree(server.owners), NaiveTree.empty()

@@ -1,16 +1,15 @@
-"""One server: the stages of the pipeline composed into a state machine without I/O.
+"""What every server does for its clients, whatever its role: connections, reads, order of replies.
 
-    frames ──► prep ──► proposals ──(log, quorum)──► final ──► replies and events
-           └─► reads ─────────────────────────────────────┘
+    frames ──► writes: `_submit`, which each role does its own way ──► committed txn ──► final ──► replies and events
+           └─► reads ────────────────────────────────────────────────────────────────────┘
 
 Inputs are calls with the time as arguments (`wall_ms` since 1970, `mono_ms` monotonic). Outputs wait to be
-taken: `unlogged` must be made durable in order and confirmed with `persisted`; links in `dirty` have bytes
-to send or want to be closed. A standalone server is a quorum of one on exactly this path.
+taken: txns in `unlogged` must be made durable in order; links in `dirty` have bytes to send or want to be closed.
 
 Ordering: a link's requests are answered in the order they came (only auth and sasl overtake); a read is
 served at once unless an earlier request of the link still waits.
 
-Invariant: a txn is applied only after `persisted` covered its zxid, and in zxid order.
+Subclasses: `LeadingService` gives writes their txns (a standalone server leads itself), `LearningService` forwards them.
 """
 
 from __future__ import annotations
@@ -21,31 +20,26 @@ from typing import TYPE_CHECKING
 
 from zkpy.core.acl import AccessRules, AclProviders, in_hash_order
 from zkpy.core.link import CLOSE_AFTER_FLUSH, DROPPED, QUEUED_BYTES_MAX, ClientLink
-from zkpy.core.passwords import first_session_id, session_password
+from zkpy.core.pipeline.changes import OutstandingChanges
 from zkpy.core.pipeline.final import FinalStage, connect_frame, open_session, refuse_session
-from zkpy.core.pipeline.prep import WRITE_OPS, PrepStage, sweepable
+from zkpy.core.pipeline.prep import WRITE_OPS
 from zkpy.core.pipeline.reads import HEADER_BYTES, ReadStage, reply_frame
 from zkpy.core.pipeline.request import Request
-from zkpy.core.quorum_verifier import Majority
-from zkpy.core.session_tracker import SessionTracker
+from zkpy.core.session_tracker import SessionTable
 from zkpy.core.stats import CoreStats
 from zkpy.core.watch_manager import WatchManager
-from zkpy.core.zab.proposals import Proposals
 from zkpy_protocol.opcodes import ErrorCode, OpCode
-from zkpy_protocol.records import DeleteContainerRequest, encode_delete_container_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zkpy.core.auth import Authenticator
-    from zkpy.core.data_tree import DataTree
-    from zkpy.core.pipeline.changes import OutstandingChanges
     from zkpy.core.throttling import ConnectionThrottle, RequestThrottle
     from zkpy.core.txn import Txn
+    from zkpy.core.zab.database import Database
     from zkpy_protocol.records import ConnectRequest
 
 _HEADER = struct.Struct(">ii").unpack_from
-_NO_HEADER = bytes(HEADER_BYTES)
 _UNIMPLEMENTED_ZXID = -1
 _AUTH_ZXID = 0
 
@@ -130,28 +124,50 @@ class ServiceOptions:
         self.container_max_never_used_interval_ms = container_max_never_used_interval_ms
 
 
-class Service:
-    """One server.
+class ServiceParts:
+    """What the services of one server are made of, one role after the other.
 
     Attributes:
-        unlogged: proposed txns the driver has not taken for the log yet.
         dirty: links with something to send or to close.
+        unlogged: txns the driver has not taken for the log yet, in zxid order.
+    """
+
+    __slots__ = ("access", "auth", "dirty", "options", "stats", "unlogged")
+
+    def __init__(self, options: ServiceOptions, providers: AclProviders, auth: Authenticator) -> None:
+        self.options = options
+        self.access = AccessRules(providers, options.skip_acl)
+        self.auth = auth
+        self.stats = CoreStats()
+        self.dirty: list[ClientLink] = []
+        self.unlogged: list[Txn] = []
+
+
+class Service:
+    """The clients of one server, from the moment it takes them until its role ends.
+
+    `_served_here` are the opcodes of reads, `_sent_on` those that wait for the leader.
+
+    Attributes:
+        is_serving: False for a server that has no role: it takes no client.
         refuse_writes: the log has no room; writes are answered with an error, reads go on.
         connection_throttle: decides on connects; None admits them all.
         request_throttle: what shells offer requests to instead of `receive`, unless it is None.
+        changes: what the txns in flight will change; empty where txns are not made.
     """
 
     __slots__ = (
         "_auth",
         "_final",
-        "_next_sweep_ms",
         "_options",
-        "_prep",
-        "_proposals",
         "_reads",
-        "_sweep",
+        "_sent_on",
+        "_served_here",
+        "changes",
         "connection_throttle",
+        "database",
         "dirty",
+        "is_serving",
         "links",
         "refuse_writes",
         "request_throttle",
@@ -162,51 +178,44 @@ class Service:
         "watches",
     )
 
-    def __init__(
-        self,
-        options: ServiceOptions,
-        tree: DataTree,
-        committed_sessions: dict[int, int],
-        providers: AclProviders,
-        auth: Authenticator,
-        wall_ms: int,
-        mono_ms: int,
-    ) -> None:
-        """Start to serve a recovered tree; ephemerals of unknown sessions are the driver's first request."""
-        self._options = options
-        self._auth = auth
-        self.tree = tree
-        self.stats = CoreStats()
-        access = AccessRules(providers, options.skip_acl)
-        self.sessions = SessionTracker(
-            options.tick_time_ms, first_session_id(options.server_id, wall_ms), committed_sessions, mono_ms
-        )
-        self.watches = WatchManager(access, self.stats)
-        self._prep = PrepStage(
-            tree,
-            access,
-            self.sessions,
-            self.stats,
-            enforce_quota=options.enforce_quota,
-            reconfig_enabled=options.reconfig_enabled,
-            close_lists_paths=options.close_session_txn_enabled,
-        )
-        self._reads = ReadStage(tree, self.watches, access, self.stats)
-        self._final = FinalStage(tree, self.sessions, self.watches, self.stats)
-        self._proposals = Proposals(Majority(frozenset((options.server_id,))), tree.last_zxid)
-        self._next_sweep_ms = mono_ms + options.container_check_interval_ms
-        self._sweep: list[str] = []
+    def __init__(self, parts: ServiceParts, database: Database, sessions: SessionTable) -> None:
+        self._options = parts.options
+        self._auth = parts.auth
+        self.database = database
+        self.tree = database.tree
+        self.stats = parts.stats
+        self.dirty = parts.dirty
+        self.unlogged = parts.unlogged
+        self.sessions = sessions
+        self.watches = WatchManager(parts.access, parts.stats)
+        self.changes = OutstandingChanges(database.tree)
+        self._reads = ReadStage(database.tree, self.watches, parts.access, parts.stats)
+        self._final = FinalStage(database.tree, sessions, self.watches, parts.stats)
+        self._served_here = frozenset(self._reads.handlers)
+        self._sent_on = WRITE_OPS
         self.links: dict[int, ClientLink] = {}
-        self.unlogged: list[Txn] = []
-        self.dirty: list[ClientLink] = []
+        self.is_serving = True
         self.refuse_writes = False
         self.connection_throttle: ConnectionThrottle | None = None
         self.request_throttle: RequestThrottle | None = None
 
-    @property
-    def changes(self) -> OutstandingChanges:
-        """What the txns in flight will change."""
-        return self._prep.changes
+    # -- what each role does its own way
+
+    def _open(self, link: ClientLink, wall_ms: int, mono_ms: int) -> None:
+        """Begin a session for a new client."""
+        raise NotImplementedError
+
+    def _revalidate(self, link: ClientLink, password: bytes | None, mono_ms: int) -> None:
+        """A client wants its session back."""
+        raise NotImplementedError
+
+    def _submit(self, request: Request, wall_ms: int) -> None:
+        """Set a write on its way, or answer it with the error it deserves at once."""
+        raise NotImplementedError
+
+    def tick(self, wall_ms: int, mono_ms: int) -> None:
+        """Time passes. Call about twice per tick time."""
+        raise NotImplementedError
 
     # -- links
 
@@ -233,25 +242,21 @@ class Service:
         link.established_ms = wall_ms
         if request.session_id == 0:
             link.session_id = self.sessions.new_id()
-            self.sessions.track(link.session_id, link.timeout_ms, mono_ms)
             self.links[link.session_id] = link
-            created = Request(link, link.session_id, 0, OpCode.CREATE_SESSION, b"", link.ids, mono_ms)
-            self._submit(created, wall_ms)
-            if created.txn is None:
-                self.sessions.remove(link.session_id)
-        else:
-            self._reattach(link, request.session_id, request.passwd, mono_ms)
-
-    def _reattach(self, link: ClientLink, session_id: int, password: bytes | None, mono_ms: int) -> None:
-        self.stats.connection_revalidations += 1
-        other = self.links.get(session_id)
+            self._open(link, wall_ms, mono_ms)
+            return
+        stats.connection_revalidations += 1
+        other = self.links.get(request.session_id)
         if other is not None:
             # Compat: before the password is looked at.
             other.drop()
-        link.session_id = session_id
-        self.links[session_id] = link
-        valid = password == session_password(session_id)
-        if valid and self.sessions.touch(session_id, link.timeout_ms, mono_ms):
+        link.session_id = request.session_id
+        self.links[link.session_id] = link
+        self._revalidate(link, request.passwd, mono_ms)
+
+    def _finish_connect(self, link: ClientLink, valid: bool) -> None:
+        """Tell a client that wants its session back whether it has it."""
+        if valid:
             open_session(link)
         else:
             refuse_session(link)
@@ -289,7 +294,8 @@ class Service:
         stats = self.stats
         live = self.sessions.touch(link.session_id, link.timeout_ms, mono_ms)
         reads = self._reads
-        handles = reads.handlers
+        handles = self._served_here
+        writes = self._sent_on
         required = self._auth.required
         limit = self._options.global_outstanding_limit
         served = 0
@@ -313,7 +319,7 @@ class Service:
                 else:
                     reads.serve(link, xid, op, frame, link.ids)
                     served += 1
-            elif live and op in WRITE_OPS and not required and op != OpCode.CREATE_SESSION:
+            elif live and op in writes and not required and op != OpCode.CREATE_SESSION:
                 self._submit(Request(link, link.session_id, xid, op, frame, link.ids, mono_ms), wall_ms)
                 live = op != OpCode.CLOSE_SESSION
             elif not self._receive_other(link, xid, op, frame, wall_ms, mono_ms, live):
@@ -366,7 +372,7 @@ class Service:
             link.send(connect_frame(link))
             self._note_sent(link)
             return True
-        if op not in WRITE_OPS:
+        if op not in self._sent_on:
             link.send(reply_frame(xid, _UNIMPLEMENTED_ZXID, ErrorCode.UNIMPLEMENTED, b""))
             self._note_sent(link)
             link.close_after_flush()
@@ -407,29 +413,13 @@ class Service:
         link.pending.append(request)
         self.stats.outstanding += 1
 
-    def _submit(self, request: Request, wall_ms: int) -> None:
-        """Give a write its txn, or its refusal, and its place in the queues."""
-        self.stats.prepared += 1
-        op = request.op
-        if self.refuse_writes and op != OpCode.CLOSE_SESSION:
-            request.err = ErrorCode.SYSTEMERROR
-        else:
-            self._prep.prepare(request, wall_ms)
-        link = request.link
-        txn = request.txn
-        if txn is not None:
-            self._proposals.propose(request)
-            self.unlogged.append(txn)
-            self.stats.proposals += 1
-        if link is None:
-            return
-        if txn is None and not link.pending:
-            self._final.answer_refused(link, request)
-            self._answered(link, request, request.arrival_ms)
-        else:
-            self._queue(request)
-
     # -- progress
+
+    def close(self) -> None:
+        """The role ends: every client has to look for another server."""
+        self.is_serving = False
+        for link in self.links.values():
+            link.drop()
 
     def take_unlogged(self, count_max: int) -> list[Txn]:
         """The next txns for the log, in zxid order."""
@@ -437,28 +427,24 @@ class Service:
         del self.unlogged[:count_max]
         return taken
 
-    def persisted(self, zxid: int, mono_ms: int) -> None:
-        """Everything up to `zxid` is durable here: commit what a quorum has, answer, serve what waited."""
+    def _commit(self, request: Request, mono_ms: int) -> None:
+        """Apply the txn of `request`, tell watchers and client, serve what waited behind it."""
+        txn = request.txn
+        assert txn is not None
+        assert txn.zxid > self.tree.last_zxid, "txns are applied in zxid order"
         stats = self.stats
-        final = self._final
-        changes = self._prep.changes
-        for request in self._proposals.ack(self._options.server_id, zxid):
-            txn = request.txn
-            assert txn is not None
-            assert txn.zxid > self.tree.last_zxid, "txns are applied in zxid order"
-            final.apply(request)
-            changes.applied(request.undo, txn.zxid)
-            stats.commits += 1
-            if txn.type == OpCode.CLOSE_SESSION:
-                self._session_closed(txn.client_id, request)
-            link = request.link
-            if link is not None and link.pending:
-                head = link.pending.popleft()
-                assert head is request, "requests of a link are answered in order"
-                stats.outstanding -= 1
-                self._answered(link, request, mono_ms)
-                if link.pending:
-                    self._serve_waiting(link, mono_ms)
+        self._final.apply(request)
+        stats.commits += 1
+        if txn.type == OpCode.CLOSE_SESSION:
+            self._session_closed(txn.client_id, request)
+        link = request.link
+        if link is not None and link.pending:
+            head = link.pending.popleft()
+            assert head is request, "requests of a link are answered in order"
+            stats.outstanding -= 1
+            self._answered(link, request, mono_ms)
+            if link.pending:
+                self._serve_waiting(link, mono_ms)
 
     def _session_closed(self, session_id: int, request: Request) -> None:
         link = self.links.get(session_id)
@@ -478,7 +464,7 @@ class Service:
     def _serve_waiting(self, link: ClientLink, mono_ms: int) -> None:
         """Serve the reads and refusals at the head of the queue, up to the next write in flight."""
         pending = link.pending
-        while pending and pending[0].txn is None:
+        while pending and not pending[0].waits:
             request = pending.popleft()
             self.stats.outstanding -= 1
             if link.state >= CLOSE_AFTER_FLUSH:
@@ -496,52 +482,25 @@ class Service:
                 OP_NAMES.get(request.op, "NA"), request.xid, self.tree.last_zxid, mono_ms, latency
             )
 
-    def log_rolled_back(self, mono_ms: int) -> None:
-        """The log had no room for what is outstanding and was cut back: refuse it all, nothing of it happens."""
-        self.refuse_writes = True
-        self.unlogged.clear()
-        dropped = self._proposals.drop_all()
-        self._prep.discard(self.tree.last_zxid)
-        for request in dropped:
-            request.txn = None
-            request.err = ErrorCode.SYSTEMERROR
-            if request.op == OpCode.CLOSE_SESSION:
-                self.sessions.reopen(request.session_id, mono_ms)
-            elif request.op == OpCode.CREATE_SESSION:
-                self.sessions.remove(request.session_id)
-        for request in dropped:
-            link = request.link
-            if link is not None and link.pending and link.pending[0] is request:
-                self._serve_waiting(link, mono_ms)
-            if request.op == OpCode.CLOSE_SESSION:
-                # The session goes on, but what came behind was dropped and would never be answered.
-                link = link or self.links.get(request.session_id)
-                if link is not None:
-                    link.close_after_flush()
-
-    def tick(self, wall_ms: int, mono_ms: int) -> None:
-        """Expire sessions, sweep containers. Call about twice per tick time."""
-        for session_id in self.sessions.expired(mono_ms):
-            self.stats.sessions_expired += 1
-            self._submit(Request(None, session_id, 0, OpCode.CLOSE_SESSION, b"", (), mono_ms), wall_ms)
-        self._sweep_containers(wall_ms, mono_ms)
-
-    def _sweep_containers(self, wall_ms: int, mono_ms: int) -> None:
-        options = self._options
-        if mono_ms >= self._next_sweep_ms:
-            self._next_sweep_ms = mono_ms + options.container_check_interval_ms
-            self._sweep = sweepable(self.tree, wall_ms, options.container_max_never_used_interval_ms)
-        # One call per half tick: this many keep the pace the operator has set.
-        quota = max(1, options.container_max_per_minute * options.tick_time_ms // 120_000)
-        batch, self._sweep = self._sweep[:quota], self._sweep[quota:]
-        if self.refuse_writes:
-            return
-        for path in batch:
-            frame = _NO_HEADER + encode_delete_container_request(DeleteContainerRequest(path))
-            self._submit(Request(None, 0, 0, OpCode.DELETE_CONTAINER, frame, (), mono_ms), wall_ms)
-
     # -- flow control
 
     def must_wait(self, link: ClientLink) -> bool:
         """Whether no more should be read from the link for now (globalOutstandingLimit)."""
         return bool(link.pending) and self.stats.outstanding > self._options.global_outstanding_limit
+
+
+class NoService(Service):
+    """Stands in while a server has no role: whoever connects is turned away."""
+
+    __slots__ = ()
+
+    def __init__(self, parts: ServiceParts, database: Database) -> None:
+        super().__init__(parts, database, SessionTable(database.sessions, 0))
+        self.is_serving = False
+
+    def connect(self, link: ClientLink, request: ConnectRequest, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
+        """Close it; the client tries another server."""
+        link.drop()
+
+    def tick(self, wall_ms: int, mono_ms: int) -> None:
+        """Nothing happens."""

@@ -7,51 +7,114 @@ in with every call; a gap in which the server itself did not run is forgiven.
 
 from __future__ import annotations
 
+from zkpy_protocol.opcodes import ErrorCode
+
+NOBODY = object()
+"""Owner of a session that nobody has asked for since this leader began."""
+
 
 class Session:
     """A session this server tracks.
 
     Attributes:
+        owner: link of the learner that serves it; None for this server itself, or `NOBODY` until somebody asks.
         timeout_ms: as negotiated when it was created or re-attached; what the next touch adds.
         closing: a closeSession txn is on its way; nothing but its commit happens to the session any more.
         deadline_ms: bucket in which it expires, on the tracker's own clock.
     """
 
-    __slots__ = ("closing", "deadline_ms", "id", "timeout_ms")
+    __slots__ = ("closing", "deadline_ms", "id", "owner", "timeout_ms")
 
     def __init__(self, id_: int, timeout_ms: int) -> None:
         self.id = id_
         self.timeout_ms = timeout_ms
         self.closing = False
         self.deadline_ms = 0
+        self.owner: object | None = NOBODY
 
 
-class SessionTracker:
-    """All sessions of a leader or standalone server.
+class SessionTable:
+    """The committed sessions of a server, and the ids of its new ones; enough for a server that serves nobody."""
 
-    `committed` maps the sessions whose createSession is applied to their persisted timeouts: what
-    snapshots hold. `sessions` also has those still in flight.
-    """
+    __slots__ = ("_next_id", "committed")
 
-    __slots__ = ("_buckets", "_last_tick_ms", "_next_id", "_tick_ms", "committed", "forgiven_ms", "sessions")
-
-    def __init__(self, tick_ms: int, first_id: int, committed: dict[int, int], now_ms: int) -> None:
-        """Every restored session gets its full timeout from now on."""
-        self._tick_ms = tick_ms
-        self._next_id = first_id
-        self._last_tick_ms = now_ms
-        self._buckets: dict[int, dict[int, None]] = {}
-        self.forgiven_ms = 0
+    def __init__(self, committed: dict[int, int], first_id: int) -> None:
+        """`committed` maps the sessions whose createSession is applied to their timeouts: what snapshots hold."""
         self.committed = committed
-        self.sessions: dict[int, Session] = {}
-        for id_ in sorted(committed):
-            self.track(id_, committed[id_], now_ms)
+        self._next_id = first_id
 
     def new_id(self) -> int:
         """An id that no session of this server had before."""
         id_ = self._next_id
         self._next_id += 1
         return id_
+
+    def touch(self, id_: int, timeout_ms: int, now_ms: int) -> bool:  # noqa: ARG002
+        """A sign of life. False when the session is unknown or closing: its request is dropped."""
+        return False
+
+    def commit(self, id_: int, timeout_ms: int) -> None:
+        """The createSession txn is applied."""
+        self.committed[id_] = timeout_ms
+
+    def remove(self, id_: int) -> None:
+        """The closeSession txn is applied."""
+        self.committed.pop(id_, None)
+
+    def tracked(self) -> int:
+        """How many sessions there are, those still in flight included."""
+        return len(self.committed)
+
+    def buckets(self) -> list[tuple[int, list[int]]]:
+        """Deadlines and the sessions due then, for the server that expires them."""
+        return []
+
+
+class LearnerSessions(SessionTable):
+    """What a learner knows of sessions: it only reports signs of life, the leader expires them."""
+
+    __slots__ = ("_touched",)
+
+    def __init__(self, committed: dict[int, int], first_id: int) -> None:
+        super().__init__(committed, first_id)
+        self._touched: dict[int, int] = {}
+
+    def touch(self, id_: int, timeout_ms: int, now_ms: int) -> bool:  # noqa: ARG002
+        """A sign of life, for the next PING."""
+        self._touched[id_] = timeout_ms
+        return True
+
+    def commit(self, id_: int, timeout_ms: int) -> None:
+        """The createSession txn is applied. Every learner reports it once, whoever serves it (quorum protocol §10)."""
+        super().commit(id_, timeout_ms)
+        self._touched[id_] = timeout_ms
+
+    def take_touched(self) -> list[tuple[int, int]]:
+        """Sessions and timeouts since the last call."""
+        touched = list(self._touched.items())
+        self._touched.clear()
+        return touched
+
+
+class SessionTracker(SessionTable):
+    """All sessions of a leader or standalone server.
+
+    `committed` maps the sessions whose createSession is applied to their persisted timeouts: what
+    snapshots hold. `sessions` also has those still in flight.
+    """
+
+    __slots__ = ("_buckets", "_last_tick_ms", "_tick_ms", "forgiven_ms", "sessions")
+
+    def __init__(self, tick_ms: int, first_id: int, committed: dict[int, int], now_ms: int) -> None:
+        """Every restored session gets its full timeout from now on."""
+        super().__init__(committed, first_id)
+        self._tick_ms = tick_ms
+        self._last_tick_ms = now_ms
+        self._buckets: dict[int, dict[int, None]] = {}
+        self.forgiven_ms = 0
+        self.sessions: dict[int, Session] = {}
+        for id_ in sorted(committed):
+            self.track(id_, committed[id_], now_ms)
 
     def track(self, id_: int, timeout_ms: int, now_ms: int) -> None:
         """A session begins, or is known again; it may expire from now on."""
@@ -75,6 +138,25 @@ class SessionTracker:
         session = self.sessions.get(id_)
         return session is not None and not session.closing
 
+    def set_owner(self, id_: int, owner: object | None) -> None:
+        """The session is served at `owner` from now on."""
+        session = self.sessions.get(id_)
+        if session is not None:
+            session.owner = owner
+
+    def check_owner(self, id_: int, owner: object | None) -> int:
+        """Whether `owner` may ask for something in the session's name: 0, or the error it gets (checkSession)."""
+        session = self.sessions.get(id_)
+        if session is None or session.closing:
+            return ErrorCode.SESSIONEXPIRED
+        if session.owner is NOBODY:
+            session.owner = owner
+        return 0 if session.owner is owner else ErrorCode.SESSIONMOVED
+
+    def tracked(self) -> int:
+        """How many sessions there are, those still in flight included."""
+        return len(self.sessions)
+
     def set_closing(self, id_: int) -> None:
         """A closeSession txn is prepared."""
         session = self.sessions.get(id_)
@@ -88,13 +170,9 @@ class SessionTracker:
             session.closing = False
             self._move(session, now_ms + session.timeout_ms)
 
-    def commit(self, id_: int, timeout_ms: int) -> None:
-        """The createSession txn is applied."""
-        self.committed[id_] = timeout_ms
-
     def remove(self, id_: int) -> None:
         """The closeSession txn is applied."""
-        self.committed.pop(id_, None)
+        super().remove(id_)
         session = self.sessions.pop(id_, None)
         if session is not None:
             bucket = self._buckets.get(session.deadline_ms)

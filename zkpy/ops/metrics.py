@@ -193,7 +193,7 @@ def gauges(view: ServerView) -> dict[str, Value]:
         "watch_count": len(service.watches),
         "ephemerals_count": tree.ephemeral_count,
         "approximate_data_size": tree.data_size,
-        "global_sessions": len(service.sessions.sessions),
+        "global_sessions": service.sessions.tracked(),
         "open_file_descriptor_count": _open_files(),
         "max_file_descriptor_count": _open_files_max(),
         "last_client_response_size": stats.last_response_bytes,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import structlog
 
-    from zkpy.core.service import Service
+    from zkpy.core.leading import LeadingService
     from zkpy.net.client_server import ClientConnection
     from zkpy.storage.txn_log import TxnLog
 
@@ -105,7 +105,7 @@ class Driver:
 
     def __init__(
         self,
-        service: Service,
+        service: LeadingService,
         log: TxnLog,
         loop: asyncio.AbstractEventLoop,
         options: LogOptions,

@@ -17,9 +17,10 @@ from tests.fakes.replies import Event, Reply, create, decode_frames, encode, set
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
 from zkpy.core import throttling
 from zkpy.core.data_tree import DataTree
+from zkpy.core.leading import standalone
 from zkpy.core.owners import OwnerRules
 from zkpy.core.pipeline.prep import WRITE_OPS
-from zkpy.core.service import Service, ServiceOptions
+from zkpy.core.service import ServiceOptions
 from zkpy.core.throttling import (
     ConnectionThrottle,
     ConnectionThrottleOptions,
@@ -271,7 +272,7 @@ class Server:
         self.now = 1_000_000
         self.bytes_received = 0
         digest = DigestProvider(super_digest="")
-        self.service = Service(
+        self.service = standalone(
             ServiceOptions(global_outstanding_limit=outstanding_limit),
             DataTree(OwnerRules(extended=False, emulate_353=False)),
             {},
@@ -352,7 +353,7 @@ def test_a_connect_without_tokens_is_closed_without_an_answer_and_counted() -> N
     assert [caller.is_admitted for caller in callers] == [True, True, False]
     assert [caller.is_closed for caller in callers] == [False, False, True]
     stats = server.stats
-    assert (stats.connections_rejected, stats.connection_requests, len(server.service.sessions.sessions)) == (
+    assert (stats.connections_rejected, stats.connection_requests, server.service.sessions.tracked()) == (
         1,
         2,
         2,
@@ -581,7 +582,7 @@ def test_requests_of_a_connection_that_is_gone_are_dropped_and_the_first_is_coun
         pass
     assert names(server) == ["/a"]
     assert (server.stats.stale_requests_dropped, server.stats.stale_requests) == (1, 0)
-    assert waiting.session_id in server.service.sessions.sessions, "its close was behind them"
+    assert waiting.session_id in server.service.tracker.sessions, "its close was behind them"
 
 
 def test_a_close_that_waits_alone_outlives_its_connection() -> None:
@@ -592,7 +593,7 @@ def test_a_close_that_waits_alone_outlives_its_connection() -> None:
     waiting.hang_up()
     while server.persist():
         pass
-    assert waiting.session_id not in server.service.sessions.sessions
+    assert waiting.session_id not in server.service.tracker.sessions
     assert server.stats.stale_requests_dropped == 0
 
 
@@ -603,7 +604,7 @@ def test_with_drop_stale_off_they_are_executed_and_counted_otherwise() -> None:
         pass
     assert names(server) == ["/a", "/b", "/c"]
     assert (server.stats.stale_requests_dropped, server.stats.stale_requests) == (0, 2)
-    assert waiting.session_id not in server.service.sessions.sessions
+    assert waiting.session_id not in server.service.tracker.sessions
 
 
 def test_with_the_connection_check_off_nothing_of_that_is_stale() -> None:

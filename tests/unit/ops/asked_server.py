@@ -11,8 +11,9 @@ from zkpy.auth.authenticator import LinkAuthenticator
 from zkpy.auth.providers import AuthEnforcement, AuthSettings, ProviderRegistry
 from zkpy.auth.sasl import SaslPolicy, SaslSettings
 from zkpy.core.data_tree import DataTree
+from zkpy.core.leading import standalone
 from zkpy.core.owners import OwnerRules
-from zkpy.core.service import Service, ServiceOptions
+from zkpy.core.service import ServiceOptions
 from zkpy.net.client_server import ClientConnection, ClientPort, PortOptions
 from zkpy.ops.config import config_from_text
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
@@ -96,7 +97,7 @@ class AskedServer:
         registry = ProviderRegistry.from_config(auth or AuthSettings(), lambda: None)
         enforcement = AuthEnforcement.from_config(AuthSettings(), registry)
         sasl = SaslPolicy(SaslSettings(users=None), bytes, is_required=False)
-        self.service = Service(
+        self.service = standalone(
             ServiceOptions(
                 tick_time_ms=TICK_MS, min_session_timeout_ms=2 * TICK_MS, max_session_timeout_ms=20 * TICK_MS
             ),

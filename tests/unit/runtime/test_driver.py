@@ -279,8 +279,8 @@ async def test_a_tick_sends_what_it_brings_about(start: Start) -> None:
     await client.opened()
     now = server.mono_ms
     for step in range(1, 4):
-        server.service.sessions.expired(now + 2000 * step)
-    server.service.sessions.reopen(client.session_id, server.mono_ms - 10_000)
+        server.service.tracker.expired(now + 2000 * step)
+    server.service.tracker.reopen(client.session_id, server.mono_ms - 10_000)
     server.driver.tick()
     while not client.closed:
         await client._wait()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zkpy.core.data_tree import Change, DataTree, OpResult
     from zkpy.core.link import ClientLink
     from zkpy.core.pipeline.request import Request
-    from zkpy.core.session_tracker import SessionTracker
+    from zkpy.core.session_tracker import SessionTable
     from zkpy.core.stats import CoreStats
     from zkpy.core.txn import Txn
     from zkpy.core.watch_manager import WatchManager
@@ -49,7 +49,7 @@ class FinalStage:
     __slots__ = ("_sessions", "_stats", "_tree", "_watches")
 
     def __init__(
-        self, tree: DataTree, sessions: SessionTracker, watches: WatchManager, stats: CoreStats
+        self, tree: DataTree, sessions: SessionTable, watches: WatchManager, stats: CoreStats
     ) -> None:
         self._tree = tree
         self._sessions = sessions

@@ -170,6 +170,8 @@ class PrepStage:
     # -- one method per operation; each returns the record of its txn
 
     def _prepare_op(self, op: int, request: Request, zxid: int, time_ms: int) -> Any:
+        if request.refusal and op != OpCode.MULTI:
+            raise KeeperError(request.refusal)
         frame = request.frame
         if op == OpCode.SET_DATA:
             set_data, _ = decode_set_data_request(frame, HEADER_BYTES)
@@ -189,7 +191,7 @@ class PrepStage:
             set_acl, _ = decode_set_acl_request(frame, HEADER_BYTES)
             return self._set_acl(set_acl, request.ids, zxid)
         if op == OpCode.CREATE_SESSION:
-            return CreateSessionTxn(request.link.timeout_ms if request.link is not None else 0)
+            return CreateSessionTxn(int.from_bytes(frame[HEADER_BYTES:], "big", signed=True))
         if op == OpCode.CLOSE_SESSION:
             return self._close_session(request.session_id, zxid)
         if op == OpCode.DELETE_CONTAINER:
@@ -399,6 +401,8 @@ class PrepStage:
         return MultiTxn(members)
 
     def _prepare_member(self, type_: int, op: Any, request: Request, zxid: int, time_ms: int) -> Any:
+        if request.refusal:
+            raise KeeperError(request.refusal)
         if type_ == OpCode.SET_DATA:
             return self._set_data(op, request.ids, zxid, time_ms)
         if type_ == OpCode.DELETE:

@@ -21,6 +21,9 @@ class Request:
         txn: what it became; None for a read, and for a write that was refused before it got a zxid.
         err: reply of such a refused write.
         undo: its outstanding change records.
+        waits: whether it is a write on its way: its reply comes with the commit of its txn.
+        owner: the connection to the learner that forwarded it, None for a request of this server's own clients.
+        refusal: error that its txn is to carry whatever it asks for, 0 for none.
     """
 
     __slots__ = (
@@ -30,9 +33,12 @@ class Request:
         "ids",
         "link",
         "op",
+        "owner",
+        "refusal",
         "session_id",
         "txn",
         "undo",
+        "waits",
         "xid",
     )
 
@@ -56,3 +62,6 @@ class Request:
         self.txn: Txn | None = None
         self.err = 0
         self.undo: Undo = []
+        self.waits = False
+        self.owner: object | None = None
+        self.refusal = 0

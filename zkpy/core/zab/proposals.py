@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zkpy.core.pipeline.request import Request
-    from zkpy.core.quorum_verifier import Majority
+    from zkpy.core.quorum_verifier import QuorumVerifier
 
 
 class Proposals:
@@ -21,7 +21,7 @@ class Proposals:
 
     __slots__ = ("_acked", "_queue", "_verifier", "last_committed")
 
-    def __init__(self, verifier: Majority, last_committed: int) -> None:
+    def __init__(self, verifier: QuorumVerifier, last_committed: int) -> None:
         self._verifier = verifier
         self._queue: deque[Request] = deque()
         self._acked: dict[int, int] = {}

@@ -1,0 +1,135 @@
+"""The service of a follower or observer: reads from its own tree, writes by way of the leader.
+
+    write ──► `Forwarder` ──► leader … committed txn ──► `commit` ──► final: tree, watches, and the reply if it was ours
+
+A forwarded request keeps its place in the queue of its link until the txn with its session and cxid comes back.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from zkpy.core.passwords import first_session_id, session_password
+from zkpy.core.pipeline.reads import HEADER_BYTES
+from zkpy.core.pipeline.request import Request
+from zkpy.core.service import Service
+from zkpy.core.session_tracker import LearnerSessions
+from zkpy_protocol.opcodes import ErrorCode, OpCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zkpy.core.link import ClientLink
+    from zkpy.core.service import ServiceParts
+    from zkpy.core.txn import Txn
+    from zkpy.core.zab.database import Database
+    from zkpy_protocol.records import Id
+
+_NO_HEADER = bytes(HEADER_BYTES)
+_TIMEOUT = struct.Struct(">i")
+
+
+class Forwarder(Protocol):
+    """The way to the leader."""
+
+    def request(self, session_id: int, cxid: int, op: int, record: bytes, ids: Sequence[Id] | None) -> None:
+        """Ask for a write or a sync; `record` as the client sent it."""
+
+    def revalidate(self, session_id: int, timeout_ms: int) -> None:
+        """Ask whether a session goes on; the answer comes to `LearningService.revalidated`."""
+
+
+class LearningService(Service):
+    """Clients of a learner."""
+
+    __slots__ = ("_forwarder", "_learned", "_revalidating", "_syncs")
+
+    def __init__(self, parts: ServiceParts, database: Database, forwarder: Forwarder, wall_ms: int) -> None:
+        first_id = first_session_id(parts.options.server_id, wall_ms)
+        self._learned = LearnerSessions(database.sessions, first_id)
+        super().__init__(parts, database, self._learned)
+        self._forwarder = forwarder
+        self._revalidating: dict[int, ClientLink] = {}
+        self._syncs: deque[Request] = deque()
+        self._served_here -= {OpCode.SYNC}
+        self._sent_on |= {OpCode.SYNC}
+
+    # -- sessions
+
+    def _open(self, link: ClientLink, wall_ms: int, mono_ms: int) -> None:
+        frame = _NO_HEADER + _TIMEOUT.pack(link.timeout_ms)
+        created = Request(link, link.session_id, 0, OpCode.CREATE_SESSION, frame, link.ids, mono_ms)
+        self._submit(created, wall_ms)
+
+    def _revalidate(self, link: ClientLink, password: bytes | None, mono_ms: int) -> None:  # noqa: ARG002
+        session_id = link.session_id
+        if password != session_password(session_id):
+            self._finish_connect(link, valid=False)
+            return
+        self._revalidating[session_id] = link
+        self._forwarder.revalidate(session_id, link.timeout_ms)
+
+    def revalidated(self, session_id: int, valid: bool) -> None:
+        """The leader knows whether a session goes on."""
+        link = self._revalidating.pop(session_id, None)
+        if link is not None and self.links.get(session_id) is link:
+            self._finish_connect(link, valid)
+
+    def take_touched(self) -> list[tuple[int, int]]:
+        """Sessions heard of since the last call, and those committed since then once each, with their timeouts."""
+        return self._learned.take_touched()
+
+    def tick(self, wall_ms: int, mono_ms: int) -> None:
+        """The leader expires sessions and sweeps containers."""
+
+    # -- writes
+
+    def _submit(self, request: Request, wall_ms: int) -> None:  # noqa: ARG002  the leader's clock stamps txns
+        """Forward a write or a sync."""
+        link = request.link
+        assert link is not None
+        op = request.op
+        self.stats.prepared += 1
+        if self.refuse_writes and op not in (OpCode.CLOSE_SESSION, OpCode.SYNC):
+            request.err = ErrorCode.SYSTEMERROR
+            if link.pending:
+                self._queue(request)
+            else:
+                self._final.answer_refused(link, request)
+                self._answered(link, request, request.arrival_ms)
+            return
+        request.waits = True
+        self._queue(request)
+        if op == OpCode.SYNC:
+            self._syncs.append(request)
+        ids = None if op == OpCode.CREATE_SESSION else request.ids
+        self._forwarder.request(request.session_id, request.xid, op, request.frame[HEADER_BYTES:], ids)
+
+    # -- progress
+
+    def commit(self, txn: Txn, mono_ms: int) -> None:
+        """Apply a committed txn, and answer it if one of this server's clients asked for it."""
+        self.database.committed_log.append(txn)
+        link = self.links.get(txn.client_id)
+        request = None
+        if link is not None and link.pending:
+            head = link.pending[0]
+            if head.waits and head.xid == txn.cxid and txn.type in (head.op, OpCode.ERROR):
+                request = head
+        if request is None:
+            request = Request(None, txn.client_id, txn.cxid, txn.type, b"", (), mono_ms)
+        request.txn = txn
+        self._commit(request, mono_ms)
+
+    def synced(self, mono_ms: int) -> None:
+        """The leader has answered the oldest sync: everything committed before it is applied here."""
+        if not self._syncs:
+            return
+        request = self._syncs.popleft()
+        link = request.link
+        assert link is not None
+        request.waits = False
+        if link.pending and link.pending[0] is request:
+            self._serve_waiting(link, mono_ms)
