@@ -21,7 +21,10 @@ COMPILE = os.environ.get("ZKPY_COMPILE") == "1"
 # takes half the CPU, a read 40 %.
 # Together, since a call from compiled code into plain code costs more than one within it.
 HOT = [
-    *(f"protocol/zkpy_protocol/{name}.py" for name in ("framing", "multi", "records", "txns")),
+    *(
+        f"protocol/zkpy_protocol/{name}.py"
+        for name in ("framing", "multi", "quorum_packets", "records", "txns")
+    ),
     *sorted(map(str, Path("zkpy/core").rglob("*.py"))),
     # It makes and walks every node: a start is a quarter faster. The rest of storage gains nothing.
     "zkpy/storage/snapshot.py",

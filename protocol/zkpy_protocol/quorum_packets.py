@@ -59,7 +59,7 @@ def encode_packet(type_: int, zxid: int, data: bytes | None = None) -> bytes:
     """A packet without authinfo."""
     if data is None:
         return _pack_plain(type_, zxid, -1, -1)
-    return _pack_head(type_, zxid, len(data)) + data + _NULL
+    return b"".join((_pack_head(type_, zxid, len(data)), data, _NULL))
 
 
 class PacketReader:
@@ -69,7 +69,16 @@ class PacketReader:
     time is linear in the bytes fed.
     """
 
-    __slots__ = ("_authinfo", "_data_max", "_needed", "_position", "_stops_at_snap", "_strings", "_tail", "error")
+    __slots__ = (
+        "_authinfo",
+        "_data_max",
+        "_needed",
+        "_position",
+        "_stops_at_snap",
+        "_strings",
+        "_tail",
+        "error",
+    )
 
     def __init__(self, data_max: int, *, stops_at_snap: bool) -> None:
         """Read the packets of one connection.
