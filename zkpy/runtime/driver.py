@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from zkpy.core.leading import LeadingService
 from zkpy.core.stats import Percentiles, Summary
 from zkpy.runtime import clock
 from zkpy.runtime.log_thread import Batch, LogThread, Outcome
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     import structlog
 
-    from zkpy.core.leading import LeadingService
+    from zkpy.core.service import Service
+    from zkpy.core.txn import Txn
     from zkpy.net.client_server import ClientConnection
     from zkpy.storage.txn_log import TxnLog
 
@@ -105,7 +107,7 @@ class Driver:
 
     def __init__(
         self,
-        service: LeadingService,
+        service: Service,
         log: TxnLog,
         loop: asyncio.AbstractEventLoop,
         options: LogOptions,
@@ -184,7 +186,7 @@ class Driver:
         """Time passes: sessions expire, containers are swept, a full disk may have room again."""
         if self.service.refuse_writes and not self._in_flight:
             self._ask_for_space()
-        self.service.tick(self.wall_ms(), self.mono_ms())
+        self._tick()
         self.after_input()
 
     def _ask_for_space(self) -> None:
@@ -197,6 +199,33 @@ class Driver:
             self.service.refuse_writes = False
             self._logger.info("log.has_space_again", headroom_bytes=self._log.headroom_bytes)
 
+    # -- what is driven; an ensemble puts a peer in the place of the service
+
+    def _take_unlogged(self, count_max: int) -> list[Txn]:
+        return self.service.take_unlogged(count_max)
+
+    def _persisted(self, zxid: int) -> None:
+        service = self.service
+        assert isinstance(service, LeadingService)
+        service.persisted(zxid, self.mono_ms())
+
+    def _roll_back(self, error: DiskFullError) -> bool:
+        """Whether the proposals that found no room could be taken back."""
+        service = self.service
+        assert isinstance(service, LeadingService)
+        self._logger.error(
+            "log.disk_full",
+            reason=str(error),
+            effect="the last writes are refused with SystemError, nothing of them is kept; reads go on",
+            remedy="free space in dataLogDir; writes resume by themselves",
+        )
+        service.log_rolled_back(self.mono_ms())
+        self.after_input()
+        return True
+
+    def _tick(self) -> None:
+        self.service.tick(self.wall_ms(), self.mono_ms())
+
     # -- the log
 
     def _flush(self) -> None:
@@ -206,7 +235,7 @@ class Driver:
 
     def _submit(self) -> None:
         self.log_stats.queue_size.add(len(self.service.unlogged))
-        txns = self.service.take_unlogged(self._options.max_batch_size)
+        txns = self._take_unlogged(self._options.max_batch_size)
         entries = [encode_entry(txn.payload) for txn in txns]
         self._txns_since_roll += len(entries)
         self._bytes_since_roll += sum(map(len, entries))
@@ -241,23 +270,14 @@ class Driver:
         elif self.service.unlogged:
             # The disk works on the next batch while this one is being answered.
             self._submit()
-        self.service.persisted(outcome.batch.last_zxid, self.mono_ms())
+        self._persisted(outcome.batch.last_zxid)
         if rolled:
             self._on_snapshot_due()
         self.after_input()
 
     def _handle_failure(self, error: Exception) -> None:
-        if not isinstance(error, DiskFullError):
+        if not isinstance(error, DiskFullError) or not self._roll_back(error):
             self._on_fatal(error)
-            return
-        self._logger.error(
-            "log.disk_full",
-            reason=str(error),
-            effect="the last writes are refused with SystemError, nothing of them is kept; reads go on",
-            remedy="free space in dataLogDir; writes resume by themselves",
-        )
-        self.service.log_rolled_back(self.mono_ms())
-        self.after_input()
 
     def _note_sync(self, sync_ms: int) -> None:
         self.log_stats.sync_ms.add(sync_ms)

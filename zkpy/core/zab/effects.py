@@ -41,7 +41,7 @@ class SaveCurrentEpoch:
 class LoadDatabase:
     """Read tree and sessions as they were after txn `zxid`; the disk stays as it is.
 
-    Result: (DataTree, sessions), or None when the disk does not reach back that far.
+    Result: Database, or None when the disk does not reach back that far.
     """
 
     zxid: int
