@@ -28,6 +28,7 @@ SURFACES = (
     "txn_log",
     "snapshot",
     "zoo_cfg",
+    "membership_text",
     "jaas",
 )
 INSTRUMENTED = ["zkpy", "zkpy_protocol"]

@@ -35,8 +35,10 @@ _SERVER_FORM = (
 _LONG_MAX = 2**63 - 1
 _INT_MAX = 2**31 - 1
 _HEX = re.compile(r"[0-9a-fA-F]{1,16}")
-_DECIMAL = re.compile(r"[0-9]{1,19}")
-_SIGNED = re.compile(r"[+-]?[0-9]+")
+_WEIGHT = re.compile(r"[0-9]{1,19}")
+_ID = re.compile(r"[+-]?[0-9]{1,19}")
+_PORT = re.compile(r"[+-]?[0-9]{1,10}")
+_IPV4 = re.compile(r"[0-9]+(\.[0-9]+){0,3}")
 # A host is written into a properties text as it is: nothing in it may end the line, need an escape or fail to encode.
 _HOST = re.compile(r"[^\s\\\x00-\x1f\x7f\ud800-\udfff]+")
 
@@ -260,7 +262,7 @@ def parse_membership(
     weights: dict[int, int] = {}
     for key, value in lines.items():
         kind, _, number_text = key.partition(".")
-        if not _DECIMAL.fullmatch(number_text) or int(number_text) > _LONG_MAX:
+        if not _is_id(number_text):
             raise MembershipNumberError(key, f"expected a number behind {kind!r} and the dot")
         number = int(number_text)
         if number in (servers if kind == "server" else groups if kind == "group" else weights):
@@ -269,9 +271,9 @@ def parse_membership(
             if kind == "server":
                 servers[number] = parse_member(number, value, multi_address_enabled=multi_address_enabled)
             elif kind == "group":
-                groups[number] = tuple(sorted(_number(part) for part in _parts(value, ":")))
+                groups[number] = tuple(sorted(_id(part) for part in _parts(value, ":")))
             else:
-                weights[number] = _number(value)
+                weights[number] = _weight(value)
         except _NumberError as error:
             raise MembershipNumberError(key, str(error)) from None
         except ValueError as error:
@@ -377,11 +379,14 @@ def _split_host(value: str) -> list[str]:
 
 
 def _host(value: str) -> str:
-    """A host name as it is, an IPv6 address spelled as Java spells it: eight groups without leading zeros."""
+    """A host name as it is, an IP address spelled as Java spells it."""
     if not _HOST.fullmatch(value):
         raise ValueError(_SERVER_FORM)
-    if ":" not in value:
-        return value
+    return _ipv6(value) if ":" in value else _ipv4(value)
+
+
+def _ipv6(value: str) -> str:
+    """Eight groups without leading zeros; an IPv4 address that was mapped is one again."""
     literal, percent, scope = value.partition("%")
     try:
         address = IPv6Address(literal)
@@ -394,20 +399,41 @@ def _host(value: str) -> str:
     return ":".join(groups) + percent + scope
 
 
+def _ipv4(value: str) -> str:
+    """Up to four decimal numbers, the last of which fills what is left; anything else is a name."""
+    if len(value) > 15 or not _IPV4.fullmatch(value):
+        return value
+    *heads, last = (int(part) for part in value.split("."))
+    rest = 4 - len(heads)
+    if any(head > 255 for head in heads) or last >= 256**rest:
+        return value
+    return ".".join(map(str, [*heads, *last.to_bytes(rest, "big")]))
+
+
 def _delimited(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
 def _port(value: str) -> int:
     """Compat: 0 is a port, as for Apache."""
-    if not _SIGNED.fullmatch(value) or len(value) > 20 or not -_INT_MAX - 1 <= int(value) <= _INT_MAX:
+    if not _PORT.fullmatch(value) or not -_INT_MAX - 1 <= int(value) <= _INT_MAX:
         raise ValueError(f"expected a port between 0 and 65535, not {value!r}")
     if not 0 <= int(value) <= 65535:
         raise _NumberError(f"expected a port between 0 and 65535, not {value!r}")
     return int(value)
 
 
-def _number(value: str) -> int:
-    if not _DECIMAL.fullmatch(value) or int(value) > _LONG_MAX:
+def _is_id(value: str) -> bool:
+    return _ID.fullmatch(value) is not None and -_LONG_MAX - 1 <= int(value) <= _LONG_MAX
+
+
+def _id(value: str) -> int:
+    if not _is_id(value):
+        raise _NumberError(f"expected the number of a server, not {value!r}")
+    return int(value)
+
+
+def _weight(value: str) -> int:
+    if not _WEIGHT.fullmatch(value) or int(value) > _LONG_MAX:
         raise _NumberError(f"expected a whole number, not {value!r}")
     return int(value)

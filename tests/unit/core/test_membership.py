@@ -50,6 +50,12 @@ def member(value: str) -> Member:
             "b:1:2:observer|a:3:4|b:1:2",
             Member(1, (MemberAddress("a", 3, 4), MemberAddress("b", 1, 2)), is_observer=True),
         ),
+        (
+            "10.1:1:2;010.0.1.255:3",
+            Member(1, (MemberAddress("10.0.0.1", 1, 2),), client=ClientAddress("10.0.1.255", 3)),
+        ),
+        ("256.1.1.1:1:2", Member(1, (MemberAddress("256.1.1.1", 1, 2),))),
+        ("1.2.3.4.5:1:2", Member(1, (MemberAddress("1.2.3.4.5", 1, 2),))),
         ("[::ffff:10.0.0.1]:1:2", Member(1, (MemberAddress("10.0.0.1", 1, 2),))),
         ("[fe80::1%eth0]:1:2", Member(1, (MemberAddress("fe80:0:0:0:0:0:0:1%eth0", 1, 2),))),
         ("zk:0:+2;", Member(1, (MemberAddress("zk", 0, 2),))),
@@ -114,10 +120,11 @@ def test_groups_and_weights_are_read() -> None:
         ({"group.1": "1:2:3", "group.2": "3"}, "group.2", "already in group 1"),
         ({"group.1": "1:2:3:9"}, "group.1", "server 9 neither votes nor has a weight"),
         ({"weight.1": "3"}, "server.1", "every participant must be in a group"),
-        ({"group.1": "1,2"}, "group.1", "expected a whole number, not '1,2'"),
+        ({"group.1": "1,2"}, "group.1", "expected the number of a server, not '1,2'"),
         ({"group.a": "1:2"}, "group.a", "expected a number behind 'group'"),
         ({"weight.1": "-1"}, "weight.1", "expected a whole number"),
         ({"server.": "a:1:2"}, "server.", "expected a number behind 'server'"),
+        ({"server.1_0": "a:1:2"}, "server.1_0", "expected a number behind 'server'"),
         ({"server.01": "a:1:2"}, "server.01", "server.1 stands there twice"),
     ],
 )
@@ -288,3 +295,9 @@ def test_a_view_knows_the_servers_of_both_memberships() -> None:
     assert view.member(5) == NEW.servers[5]
     assert view.member(6) is None
     assert [view.weight(server_id) for server_id in (1, 4, 5, 6)] == [1, 1, 0, 0]
+
+
+def test_a_negative_server_id_is_one() -> None:
+    text = "server.-5=a:1:2:participant\nserver.1=b:1:2:participant\nversion=0"
+    assert Membership.from_text(text).participants == (-5, 1)
+    assert Membership.from_text(text).text() == text
