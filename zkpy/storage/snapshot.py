@@ -1,6 +1,7 @@
 """Snapshots: the whole tree and the session table in one file, and which zxid it stands for.
 
     name = write_snapshot(fs, directory, tree, sessions, zxid, compression="")     # may run in a forked child
+    stage_snapshot(...); name_snapshot(fs, directory, zxid, compression)           # the same in two steps
     tree, sessions, digest = load_snapshot(fs, path, owners, digest_enabled)       # SnapshotDamageError: take an older one
 
 Format (on-disk format §4), numbers big endian::
@@ -22,7 +23,7 @@ content is exactly that zxid; Apache's and a peer's snapshot may hold effects of
 
 What a crash leaves, and what makes it harmless: the file is written under a name that no server reads, synced, renamed,
 and the directory synced. Before the rename is durable the file is there under either name; under its final
-name it is complete. A leftover under the temporary name is removed at the next start.
+name it is complete. A leftover under the temporary name is removed at the next start. Between the two steps it counts for nothing.
 
 Reading: the last seal covers all bytes before it, so it is checked before anything is parsed; nothing of
 a damaged snapshot is ever used. (Apache reads first and checks then, and acts on what it has read.) Compression wraps the
@@ -59,10 +60,11 @@ if TYPE_CHECKING:
 DIGEST_VERSION = 2
 
 _HEADER = b"ZKSN" + Struct(">iq").pack(2, -1)
-_END = b"\0\0\0\1/"
-_SEAL_SIZE = 8 + len(_END)
+END_OF_NODES = b"\0\0\0\1/"
+_SEAL_SIZE = 8 + len(END_OF_NODES)
 _PART_2 = Struct(">qiq")
 _PART_3 = Struct(">q")
+_TAIL_SIZE = 64  # holds every last part with the end of the seal before it
 _int = Struct(">i")
 _long = Struct(">q")
 _session = Struct(">qi")
@@ -100,8 +102,15 @@ def write_snapshot(
     Raises:
         OSError: the disk is full, or worse; no other file was touched.
     """
-    name = snapshot_name(zxid, compression)
-    tmp = f"{directory}/{TMP_SNAPSHOT}.{zxid:x}"
+    stage_snapshot(fs, directory, tree, sessions, zxid, compression)
+    return name_snapshot(fs, directory, zxid, compression)
+
+
+def stage_snapshot(
+    fs: FileSystem, directory: str, tree: DataTree, sessions: Mapping[int, int], zxid: int, compression: str
+) -> None:
+    """Write a snapshot durably under the name that no server reads; arguments and errors of `write_snapshot`."""
+    tmp = _staged(directory, zxid)
     try:
         file = fs.create(tmp)
         try:
@@ -112,33 +121,60 @@ def write_snapshot(
             file.datasync()
         finally:
             file.close()
+    except OSError:
+        with suppress(OSError):  # the first error says more
+            fs.unlink(tmp)
+        raise
+
+
+def name_snapshot(fs: FileSystem, directory: str, zxid: int, compression: str) -> str:
+    """Give a staged snapshot its name, which is returned: from now on servers read it.
+
+    Raises:
+        OSError: the file is there under either name.
+    """
+    name = snapshot_name(zxid, compression)
+    tmp = _staged(directory, zxid)
+    try:
         fs.rename(tmp, f"{directory}/{name}")
         fs.sync_dir(directory)
     except OSError:
-        with suppress(OSError):  # the first error says more
+        with suppress(OSError):
             fs.unlink(tmp)
         raise
     return name
 
 
+def _staged(directory: str, zxid: int) -> str:
+    return f"{directory}/{TMP_SNAPSHOT}.{zxid:x}"
+
+
 def serialize(tree: DataTree, sessions: Mapping[int, int], zxid: int) -> Iterator[bytes]:
-    """The bytes of a snapshot in chunks of about a megabyte: for a file, or for a learner that needs everything."""
+    """The bytes of a snapshot in chunks of about a megabyte."""
+    body = serialize_body(tree, sessions)
     adler = 1
-    for chunk in chain([_head(tree, sessions)], _nodes(tree), [_END]):
+    for chunk in chain([_HEADER + next(body)], body):
         adler = adler32(chunk, adler)
         yield chunk
     parts = []
     if tree.digest_enabled:
         parts = [_PART_2.pack(zxid, DIGEST_VERSION, tree.digest if zxid else 0), _PART_3.pack(zxid)]
-    tail = _long.pack(adler) + _END
+    tail = _long.pack(adler) + END_OF_NODES
     for part in parts:
         tail += part
-        tail += _long.pack(adler32(tail, adler)) + _END
+        tail += _long.pack(adler32(tail, adler)) + END_OF_NODES
     yield tail
 
 
-def _head(tree: DataTree, sessions: Mapping[int, int]) -> bytes:
-    parts = [_HEADER, _int.pack(len(sessions))]
+def serialize_body(tree: DataTree, sessions: Mapping[int, int]) -> Iterator[bytes]:
+    """What a snapshot and the stream to a learner share: sessions, ACL lists, nodes and the end of the nodes."""
+    yield _tables(tree, sessions)
+    yield from _nodes(tree)
+    yield END_OF_NODES
+
+
+def _tables(tree: DataTree, sessions: Mapping[int, int]) -> bytes:
+    parts = [_int.pack(len(sessions))]
     parts += [_session.pack(session_id, sessions[session_id]) for session_id in sorted(sessions)]
     lists = list(tree.acls.entries())
     parts.append(_int.pack(len(lists)))
@@ -215,6 +251,29 @@ def _snapped(chunks: Iterable[bytes]) -> Iterator[bytes]:
 # -- choosing
 
 
+def end_zxid(fs: FileSystem, path: str) -> int | None:
+    """The last txn whose effects may be in a snapshot, where it says so: at least the zxid in the name.
+
+    Parts 2 and 3 tell what was applied when the writing ended, which may be long after it began (a fuzzy snapshot). None:
+    there is neither (3.4 and 3.5, or digests off), or the file is not complete. Nothing is checked.
+    """
+    if compression_of(path):
+        try:
+            tail = _read_image(fs, path)[-_TAIL_SIZE:]
+        except SnapshotDamageError:
+            return None
+    else:
+        tail = fs.read(path, max(fs.size(path) - _TAIL_SIZE, 0))
+    part_3 = len(tail) - _SEAL_SIZE - _PART_3.size
+    if part_3 >= len(END_OF_NODES) and tail.endswith(END_OF_NODES, 0, part_3):
+        return int(_PART_3.unpack_from(tail, part_3)[0])
+    part_2 = len(tail) - _SEAL_SIZE - _PART_2.size
+    if part_2 >= len(END_OF_NODES) and tail.endswith(END_OF_NODES, 0, part_2):
+        zxid, version, _ = _PART_2.unpack_from(tail, part_2)
+        return int(zxid) if version == DIGEST_VERSION else None
+    return None
+
+
 def looks_complete(fs: FileSystem, path: str) -> bool:
     """The quick check (on-disk format §4.2) that decides which snapshots are tried at all, and which purging counts."""
     compression = compression_of(path)
@@ -223,7 +282,7 @@ def looks_complete(fs: FileSystem, path: str) -> bool:
     if compression == "snappy":
         return fs.read(path, 0, len(_SNAPPY_MAGIC)) == _SNAPPY_MAGIC
     size = fs.size(path)
-    return size >= 10 and fs.read(path, size - len(_END)) == _END
+    return size >= 10 and fs.read(path, size - len(END_OF_NODES)) == END_OF_NODES
 
 
 # -- reading
@@ -241,7 +300,7 @@ def load_snapshot(
     """
     image = _read_image(fs, path)
     sealed = len(image) - _SEAL_SIZE
-    if sealed < len(_HEADER) or image[sealed + 8 :] != _END:
+    if sealed < len(_HEADER) or image[sealed + 8 :] != END_OF_NODES:
         raise SnapshotDamageError(path, max(sealed, 0), "the end is missing")
     if adler32(memoryview(image)[:sealed]) != _long.unpack_from(image, sealed)[0]:
         raise SnapshotDamageError(path, sealed, "the content does not match its checksum")
@@ -310,95 +369,146 @@ def _parse(image: bytes, owners: OwnerRules, digest_enabled: bool) -> tuple[Data
             entry, position = decode_acl(image, position)
             entries.append(entry)
         tree.acls.load(acl_id, entries)
-    position = _parse_nodes(image, position, tree)
-    tree.finish_load()
+    nodes = NodeReader(tree, len(image))
+    position = nodes.read(image, position)
+    if not nodes.is_complete:
+        raise ValueError("the end of the nodes is missing")
     return tree, sessions, position
 
 
-def _parse_nodes(image: bytes, position: int, tree: DataTree) -> int:
-    """Add all nodes to the tree; returns the position of the first seal.
+class NodeReader:
+    """Puts nodes into a bare tree whose ACL lists are loaded, from bytes that may come in pieces.
 
     A million nodes pass here while clients wait for the server: no record objects, and no call that is not needed.
     Equal numbers next to each other become one object, which makes a node a third smaller.
+
+    Attributes:
+        is_complete: the end of the nodes was met, and the tree is ready to be used.
     """
-    unpack_int = _int.unpack_from
-    unpack_stat = _stat.unpack_from
-    acls = {acl.id: acl for acl in tree.acls.entries()}
-    acls[OPEN_ACL_ID] = tree.acls.open
-    nodes = tree.nodes
-    # Compiled, __new__ runs the constructor and wants its arguments; plain, it ignores them.
-    new_node: Callable[..., Node] = Node.__new__
-    has_digest = tree.digest_enabled
-    digest = data_size = last_zxid = last_time = 0
-    count = 0
-    while True:
-        count += 1  # with the end, as `nodes` with the two names of the root
-        length: int = unpack_int(image, position)[0]
-        position += 4
-        end = position + length
-        raw_path = image[position:end]
-        if raw_path == b"/":
-            break
-        (length,) = unpack_int(image, end)
-        position = end + 4
-        data: bytes | None = None
-        if length >= 0:
-            end = position + length
-            data = image[position:end]
-            data_size += length
-            position = end
-        # Raises when the file ends before here, whatever the lengths said.
-        acl_id, czxid, mzxid, ctime, mtime, version, cversion, aversion, owner, pzxid = unpack_stat(
-            image, position
-        )
-        path = raw_path.decode()
-        acl = acls[acl_id]
-        acl.uses += 1
-        if czxid == last_zxid:
-            czxid = last_zxid
-        else:
-            last_zxid = czxid
-        if ctime == last_time:
-            ctime = last_time
-        else:
-            last_time = ctime
-        # Field by field: the constructor, followed by what it cannot know, takes twice as long.
-        node = new_node(Node, data, acl, owner, czxid, ctime)
-        node.data = data
-        node.acl = acl
-        node.owner = owner
-        node.czxid = czxid
-        node.mzxid = czxid if mzxid == czxid else mzxid
-        node.pzxid = czxid if pzxid == czxid else pzxid
-        node.ctime = ctime
-        node.mtime = ctime if mtime == ctime else mtime
-        node.version = version
-        node.cversion = cversion
-        node.aversion = aversion
-        node.children = node.stat = node.digest = None
-        if path:
-            data_size += len(path)
-            parent = nodes[path[: path.rindex("/")]]
-            if parent.children is None:
-                parent.children = {path: None}
+
+    __slots__ = ("_acls", "_count", "_data_size", "_digest", "_length_max", "_tree", "is_complete")
+
+    def __init__(self, tree: DataTree, length_max: int) -> None:
+        """`length_max` limits paths and data, in bytes."""
+        self._tree = tree
+        self._length_max = length_max
+        self._acls = {acl.id: acl for acl in tree.acls.entries()}
+        self._acls[OPEN_ACL_ID] = tree.acls.open
+        self._count = 0
+        self._digest = 0
+        self._data_size = 0
+        self.is_complete = False
+
+    def read(self, image: bytes, position: int) -> int:
+        """Take all nodes that are complete in `image` from `position` on; returns where it stopped: behind the end of
+        the nodes, or at the node that needs more bytes.
+
+        Raises:
+            ValueError, LookupError: these are no nodes.
+        """
+        unpack_int = _int.unpack_from
+        unpack_stat = _stat.unpack_from
+        size = len(image)
+        length_max = self._length_max
+        tree = self._tree
+        acls = self._acls
+        nodes = tree.nodes
+        # Compiled, __new__ runs the constructor and wants its arguments; plain, it ignores them.
+        new_node: Callable[..., Node] = Node.__new__
+        has_digest = tree.digest_enabled
+        digest = self._digest
+        data_size = self._data_size
+        last_zxid = last_time = 0
+        count = self._count
+        while True:
+            # Behind the last node there always is more than the two lengths ask for.
+            if size - position < 4:
+                break
+            length: int = unpack_int(image, position)[0]
+            if not 0 <= length <= length_max:
+                raise ValueError(f"a path of {length} bytes")
+            start = position + 4
+            end = start + length
+            if size - end < 4:
+                break
+            raw_path = image[start:end]
+            if raw_path == b"/":
+                self.is_complete = True
+                position = end
+                break
+            (length,) = unpack_int(image, end)
+            start = end + 4
+            data: bytes | None = None
+            if length >= 0:
+                if length > length_max:
+                    raise ValueError(f"data of {length} bytes")
+                end = start + length
+                if size - end < 68:
+                    break
+                data = image[start:end]
+                start = end
+                data_size += length
+            elif length != -1:
+                raise ValueError(f"data of {length} bytes")
+            elif size - start < 68:
+                break
+            acl_id, czxid, mzxid, ctime, mtime, version, cversion, aversion, owner, pzxid = unpack_stat(
+                image, start
+            )
+            path = raw_path.decode()
+            acl = acls[acl_id]
+            acl.uses += 1
+            if czxid == last_zxid:
+                czxid = last_zxid
             else:
-                parent.children[path] = None
-            nodes[path] = node
-        else:
-            nodes[ROOT] = nodes[""] = node
-            data_size += 1
-        if owner:
-            tree.own(path, node)
-        if has_digest and not path.startswith("/zookeeper/"):
-            # The fields of the Stat in the digest's order.
-            zxids = image[position + 8 : position + 24] + image[position + 60 : position + 68]
-            digest += crc32(b"".join((raw_path, data or b"", zxids, image[position + 24 : position + 60])))
-        position += 68
-    if count != len(nodes):
-        raise ValueError("a path occurs twice")
-    tree.digest = wrap64(digest)
-    tree.data_size = data_size
-    return end
+                last_zxid = czxid
+            if ctime == last_time:
+                ctime = last_time
+            else:
+                last_time = ctime
+            # Field by field: the constructor, followed by what it cannot know, takes twice as long.
+            node = new_node(Node, data, acl, owner, czxid, ctime)
+            node.data = data
+            node.acl = acl
+            node.owner = owner
+            node.czxid = czxid
+            node.mzxid = czxid if mzxid == czxid else mzxid
+            node.pzxid = czxid if pzxid == czxid else pzxid
+            node.ctime = ctime
+            node.mtime = ctime if mtime == ctime else mtime
+            node.version = version
+            node.cversion = cversion
+            node.aversion = aversion
+            node.children = node.stat = node.digest = None
+            if path:
+                data_size += len(path)
+                parent = nodes[path[: path.rindex("/")]]
+                if parent.children is None:
+                    parent.children = {path: None}
+                else:
+                    parent.children[path] = None
+                nodes[path] = node
+            else:
+                nodes[ROOT] = nodes[""] = node
+                data_size += 1
+            if owner:
+                tree.own(path, node)
+            if has_digest and not path.startswith("/zookeeper/"):
+                # The fields of the Stat in the digest's order.
+                zxids = image[start + 8 : start + 24] + image[start + 60 : start + 68]
+                digest += crc32(b"".join((raw_path, data or b"", zxids, image[start + 24 : start + 60])))
+            position = start + 68
+            count += 1
+        self._count = count
+        self._digest = digest
+        self._data_size = data_size
+        if self.is_complete:
+            if count + 1 != len(nodes):  # which has two names of the root
+                raise ValueError("a path occurs twice")
+            tree.digest = wrap64(digest)
+            tree.data_size = data_size
+            tree.finish_load()
+        return position
 
 
 def _usable_digest(image: bytes, position: int, zxid: int) -> tuple[int, int] | None:
