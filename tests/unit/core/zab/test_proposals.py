@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from zkpy.core.membership import EnsembleView, Membership
 from zkpy.core.pipeline.request import Request
 from zkpy.core.quorum_verifier import Majority
 from zkpy.core.txn import Txn
@@ -76,3 +77,77 @@ def test_what_nobody_has_on_disk_can_be_dropped_and_its_zxids_used_again() -> No
     assert len(proposals) == 0
     proposals.propose(_request(1))
     assert _zxids(proposals.ack(1, 1)) == [1]
+
+
+def _members(*server_ids: int) -> Membership:
+    return Membership.from_text("\n".join(f"server.{id_}=h{id_}:1:2" for id_ in server_ids))
+
+
+def test_a_server_that_comes_back_has_acked_nothing() -> None:
+    proposals = _proposed({1, 2, 3}, 1, 2)
+    proposals.ack(2, 2)
+    assert proposals.acked_by(2) == 2
+    proposals.forget(2)
+    assert proposals.acked_by(2) == -1
+    assert proposals.ack(1, 2) == []
+    assert _zxids(proposals.ack(2, 1)) == [1], "and counts again for what it acks now"
+    proposals.forget(7)
+
+
+def test_what_is_outstanding_can_be_listed() -> None:
+    proposals = _proposed({1}, 1, 2, 3)
+    assert proposals.last_proposed == 3
+    proposals.ack(1, 1)
+    assert [txn.zxid for txn in proposals.outstanding_txns()] == [2, 3]
+    proposals.ack(1, 3)
+    assert proposals.outstanding_txns() == []
+    assert proposals.last_proposed == 3
+
+
+def test_a_change_of_members_needs_the_old_and_the_new_ones_and_so_does_what_follows() -> None:
+    """§12: {1, 2, 3} become {1, 4, 5} by txn 2; txn 3 is proposed while that is open."""
+    old, new = _members(1, 2, 3), _members(1, 4, 5).with_version(2)
+    proposals = Proposals(EnsembleView(old), 0)
+    proposals.propose(_request(1))
+    proposals.change_quorum(EnsembleView(old, new), 2)
+    proposals.propose(_request(2))
+    proposals.propose(_request(3))
+    assert proposals.ack(1, 3) == []
+    assert proposals.ack(4, 3) == [], "a quorum of the new members does not commit what is before the change"
+    assert _zxids(proposals.ack(2, 3)) == [1, 2, 3]
+
+
+def test_a_quorum_of_the_old_members_does_not_commit_the_change() -> None:
+    old, new = _members(1, 2, 3), _members(1, 4, 5).with_version(2)
+    proposals = Proposals(EnsembleView(old), 0)
+    proposals.propose(_request(1))
+    proposals.change_quorum(EnsembleView(old, new), 2)
+    proposals.propose(_request(2))
+    proposals.ack(1, 2)
+    assert _zxids(proposals.ack(3, 2)) == [1]
+    assert _zxids(proposals.ack(5, 2)) == [2]
+
+
+def test_what_is_proposed_after_the_change_is_committed_needs_the_new_members_only() -> None:
+    old, new = _members(1, 2, 3), _members(1, 4, 5).with_version(1)
+    proposals = Proposals(EnsembleView(old), 0)
+    proposals.change_quorum(EnsembleView(old, new), 1)
+    proposals.propose(_request(1))
+    proposals.propose(_request(2))
+    for server_id in (1, 2, 4):
+        proposals.ack(server_id, 1)
+    assert proposals.last_committed == 1
+    proposals.change_quorum(EnsembleView(new), 3)
+    proposals.propose(_request(3))
+    proposals.ack(1, 3)
+    assert proposals.ack(4, 3) == [], "txn 2 was proposed before and still needs both"
+    assert _zxids(proposals.ack(3, 2)) == [2, 3]
+
+
+def test_nothing_is_committed_behind_the_txn_that_hands_the_leadership_on() -> None:
+    proposals = _proposed({1, 2, 3}, 1, 2, 3)
+    proposals.commit_no_further(2)
+    proposals.ack(1, 3)
+    assert _zxids(proposals.ack(2, 3)) == [1, 2]
+    assert proposals.ack(3, 3) == []
+    assert [txn.zxid for txn in proposals.outstanding_txns()] == [3]
