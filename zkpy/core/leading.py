@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zkpy.core.auth import Authenticator
     from zkpy.core.data_tree import DataTree
     from zkpy.core.link import ClientLink
+    from zkpy.core.pipeline.reconfig import Ensemble
     from zkpy.core.quorum_verifier import QuorumVerifier
     from zkpy.core.service import ServiceOptions
     from zkpy.core.txn import Txn
@@ -135,6 +136,10 @@ class LeadingService(Service):
     def last_proposed(self) -> int:
         """Zxid of the last txn that was made."""
         return self._prep.last_zxid
+
+    def allow_reconfig(self, ensemble: Ensemble) -> None:
+        """Let clients change `ensemble`, the one this server leads."""
+        self._prep.ensemble = ensemble
 
     # -- sessions
 

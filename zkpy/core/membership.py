@@ -243,7 +243,11 @@ def parse_membership_text(text: str, *, multi_address_enabled: bool = True) -> M
     version = lines.pop("version", "0")
     for key in sorted(lines):
         if not is_membership_key(key):
-            raise MembershipError(key, "expected only server, group, weight and version lines")
+            reason = "expected only server, group, weight and version lines"
+            # Compat: for Apache these two are a group and a weight with a number that cannot be read.
+            if key.startswith(("group", "weight")):
+                raise MembershipNumberError(key, reason)
+            raise MembershipError(key, reason)
     if not _HEX.fullmatch(version) or int(version, 16) > _LONG_MAX:
         raise MembershipNumberError("version", f"expected a hexadecimal number, not {version!r}")
     return parse_membership(lines, int(version, 16), multi_address_enabled=multi_address_enabled)
@@ -269,7 +273,7 @@ def parse_membership(
             raise MembershipError(key, f"{kind}.{number} stands there twice")
         try:
             if kind == "server":
-                servers[number] = parse_member(number, value, multi_address_enabled=multi_address_enabled)
+                servers[number] = _member(number, value, multi_address_enabled)
             elif kind == "group":
                 groups[number] = tuple(sorted(_id(part) for part in _parts(value, ":")))
             else:
@@ -284,12 +288,33 @@ def parse_membership(
     return Membership(servers, dict(sorted(groups.items())), dict(sorted(weights.items())), version)
 
 
+def parse_server_id(text: str) -> int:
+    """The number of a server.
+
+    Raises:
+        MembershipNumberError: it is none, or has more than 64 bits.
+    """
+    if not _is_id(text):
+        raise MembershipNumberError(f"server.{text}", "expected the number of a server")
+    return int(text)
+
+
 def parse_member(server_id: int, value: str, *, multi_address_enabled: bool = True) -> Member:
     """Read what stands behind ``server.N=``.
 
     Raises:
-        ValueError: with the reason as its text.
+        MembershipError: it cannot be read.
     """
+    key = f"server.{server_id}"
+    try:
+        return _member(server_id, value, multi_address_enabled)
+    except _NumberError as error:
+        raise MembershipNumberError(key, str(error)) from None
+    except ValueError as error:
+        raise MembershipError(key, str(error)) from None
+
+
+def _member(server_id: int, value: str, multi_address_enabled: bool) -> Member:
     parts = _parts(value, ";")
     if len(parts) > 2:
         raise ValueError(_SERVER_FORM)

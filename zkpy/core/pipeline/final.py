@@ -96,6 +96,9 @@ class FinalStage:
         if done.type == OpCode.ERROR:
             self._answer_error(link, request, done.err)
             return
+        if done.type == OpCode.RECONFIG:
+            self._reply(link, request.xid, _data_body(txn.record.data, done.stat or b""))
+            return
         self._reply(link, request.xid, _single_body(done))
         if done.type == OpCode.CLOSE_SESSION:
             link.close_after_flush()
@@ -105,7 +108,8 @@ class FinalStage:
         self._answer_error(link, request, request.err)
 
     def _answer_error(self, link: ClientLink, request: Request, err: int) -> None:
-        if request.op == OpCode.CREATE_SESSION:
+        if request.op == OpCode.CREATE_SESSION or err == ErrorCode.SESSIONMOVED:
+            # A client whose session has moved would see its operations out of order.
             link.drop()
             return
         link.send(reply_frame(request.xid, self._tree.last_zxid, err, b""))
@@ -132,6 +136,11 @@ def _single_body(done: OpResult) -> bytes:
         assert done.stat is not None
         return encode_create_response(CreateResponse(done.path)) + done.stat
     return done.stat or b""
+
+
+def _data_body(data: bytes, stat: bytes) -> bytes:
+    """A GetDataResponse."""
+    return len(data).to_bytes(4, "big") + data + stat
 
 
 def _multi_body(results: list[OpResult]) -> bytes:

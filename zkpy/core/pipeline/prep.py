@@ -15,6 +15,7 @@ from zkpy.core.errors import KeeperError
 from zkpy.core.owners import CONTAINER_OWNER, EPHEMERAL, TTL_MAX_MS, ttl_owner
 from zkpy.core.pipeline.changes import ChangeRecord, OutstandingChanges, child_count, revised
 from zkpy.core.pipeline.multi import read_write_ops
+from zkpy.core.pipeline.reconfig import next_membership
 from zkpy.core.quotas import LIMIT_NAME, MalformedQuotaError, QuotaTrack, limits_path, stats_path
 from zkpy.core.txn import Txn
 from zkpy.core.types import wrap32
@@ -48,10 +49,11 @@ if TYPE_CHECKING:
 
     from zkpy.core.acl import AccessRules
     from zkpy.core.data_tree import DataTree, Znode
+    from zkpy.core.pipeline.reconfig import Ensemble
     from zkpy.core.pipeline.request import Request
     from zkpy.core.session_tracker import SessionTracker
     from zkpy.core.stats import CoreStats
-    from zkpy_protocol.records import Id
+    from zkpy_protocol.records import Id, ReconfigRequest
 
 HEADER_BYTES = 8
 ANY_VERSION = -1
@@ -87,7 +89,7 @@ class _Undecodable(Exception):  # noqa: N818  not an error of ours: it carries t
 
 
 class PrepStage:
-    """Makes txns. `last_zxid` is the zxid proposed last."""
+    """Makes txns. `last_zxid` is the zxid proposed last; `ensemble` is what a leader may reconfigure."""
 
     __slots__ = (
         "_access",
@@ -100,6 +102,7 @@ class PrepStage:
         "_stats",
         "_tree",
         "changes",
+        "ensemble",
         "last_zxid",
     )
 
@@ -113,6 +116,7 @@ class PrepStage:
         enforce_quota: bool,
         reconfig_enabled: bool,
         close_lists_paths: bool,
+        ensemble: Ensemble | None = None,
     ) -> None:
         self._tree = tree
         self._access = access
@@ -122,6 +126,7 @@ class PrepStage:
         self._reconfig_enabled = reconfig_enabled
         self._close_lists_paths = close_lists_paths
         self._digest_enabled = tree.digest_enabled
+        self.ensemble = ensemble
         self.changes = OutstandingChanges(tree)
         self._members: list[tuple[int, Any]] | None = None
         self.last_zxid = tree.last_zxid
@@ -198,9 +203,8 @@ class PrepStage:
             delete_container, _ = decode_delete_container_request(frame, HEADER_BYTES)
             return self._delete_container(delete_container.path, request, zxid)
         assert op == OpCode.RECONFIG, op
-        decode_reconfig_request(frame, HEADER_BYTES)
-        # Compat: a standalone Apache server answers UNIMPLEMENTED once the feature is enabled.
-        raise KeeperError(ErrorCode.UNIMPLEMENTED if self._reconfig_enabled else ErrorCode.RECONFIGDISABLED)
+        reconfig, _ = decode_reconfig_request(frame, HEADER_BYTES)
+        return self._reconfig(reconfig, request.ids, zxid, time_ms)
 
     def _create(self, op: int, create: Any, ttl: int, request: Request, zxid: int, time_ms: int) -> Any:
         flags = create.flags
@@ -356,6 +360,25 @@ class PrepStage:
         if check.version not in (ANY_VERSION, node.version):
             raise KeeperError(ErrorCode.BADVERSION)
         return CheckVersionTxn(path, wrap32(node.version + 1))
+
+    def _reconfig(self, reconfig: ReconfigRequest, ids: Sequence[Id], zxid: int, time_ms: int) -> SetDataTxn:
+        if not self._reconfig_enabled:
+            raise KeeperError(ErrorCode.RECONFIGDISABLED)
+        ensemble = self.ensemble
+        if ensemble is None:
+            # Compat: a standalone Apache server answers this once the feature is enabled.
+            raise KeeperError(ErrorCode.UNIMPLEMENTED)
+        membership = next_membership(reconfig, ensemble, zxid)
+        node = self.changes.require(paths.CONFIG_NODE)
+        self._require_perm(node, Perms.WRITE, ids)
+        changed = revised(node, zxid)
+        changed.version = ANY_VERSION  # the node never has another one
+        changed.mtime = time_ms
+        changed.mzxid = zxid
+        changed.data = membership.text().encode()
+        self.changes.put(paths.CONFIG_NODE, changed, node)
+        ensemble.reconfigured(membership)
+        return SetDataTxn(paths.CONFIG_NODE, changed.data, ANY_VERSION)
 
     def _close_session(self, session_id: int, zxid: int) -> CloseSessionTxn | None:
         changes = self.changes
