@@ -135,8 +135,8 @@ def main() -> int:
     ap.add_argument("--write", action="store_true", help="write the passing tests as the list to compare with")
     ap.add_argument("--expected", type=Path, help="the list to compare with")
     a = ap.parse_args()
-    tag = f"-{a.servers}-servers" if a.servers > 1 else ""
-    expected_file = a.expected or HERE / f"kazoo-passed{tag}-3.9.5.txt"
+    tag = f"-{a.servers}servers" if a.servers > 1 else ""
+    expected_file = a.expected or HERE / f"kazoo-passed-3.9.5{tag}.txt"
     args = ["-k", a.select] if a.select else []
     run_dir = WORK / f"kazoo-run{tag}"
     started = time.monotonic()
