@@ -8,7 +8,7 @@ SECONDS_EACH ?= 60
 
 .PHONY: setup compile run test coverage check generate fuzz bench clean conformance conformance-wire conformance-fuzz \
 	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash \
-	conformance-mixed
+	conformance-mixed bench-failover bench-ensemble
 
 # Compiled modules hide their sources: what is older than a source, or left of a build that failed, goes before anything runs.
 setup: $(STAMP)
@@ -53,6 +53,12 @@ fuzz: setup  ## coverage-guided, SECONDS_EACH per input surface
 
 bench: setup  ## beside Apache ZooKeeper 3.9.5: needs Java, Maven, cc
 	$(BIN)/python bench/run.py
+
+bench-ensemble: setup  ## three servers beside three of Apache's
+	$(BIN)/python bench/ensemble.py
+
+bench-failover: setup  ## three servers whose leader is killed, beside Apache's
+	$(BIN)/python bench/failover.py
 
 # The rest needs Java and Maven, and fetches what it compares with: conformance/README.md.
 conformance: conformance-wire conformance-handover conformance-clients conformance-crash conformance-mixed

@@ -12,31 +12,19 @@ Without Java zkpy is measured alone.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import resource
 import shutil
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-BENCH = Path(__file__).resolve().parent
-REPO = BENCH.parent
-sys.path.insert(0, str(REPO / "conformance"))
+from beside import APACHE, Server, Table, Zkload, bench_directory, chosen_of, kinds, quietest, remark, wait_for
 
-from harness import Process, Zk, apache_jars, stop_all, wait_for  # noqa: E402
-
-APACHE, ZKPY = "apache:3.9.5", "zkpy"
 WORKLOADS = ("get", "set", "create", "multi", "mix 90:10", "ping", "watch-fanout", "connect")
 CELLS = ("1x1", "32x1", "32x32", "500x1")
 PARTS = ("start", "load", "sessions", "memory", "log")
-NOISE_MAX = 40  # per cent of a core that other processes may use during a run
-TRIES = 3
 WARM_S = 4
 
 
@@ -96,113 +84,32 @@ OTHER_TARGETS = {
 }
 
 
-class Server(Zk):
-    """A server configured as the comparison asks."""
-
-    def __init__(self, directory: Path, kind: str, **config: Any) -> None:
-        super().__init__(directory, kind, config={"maxSessionTimeout": 60000, **config})
-
-    def command(self) -> list[str]:
-        if self.kind == ZKPY:
-            return super().command()
-        options = ["-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        return ["java", *options, "-cp", apache_jars("3.9.5"), main, str(self.cfg)]
-
-    def launch(self) -> Zk:
-        command = self.command()
-        env = {**os.environ, "ZKPY_LOG_LEVEL": "warning"}
-        self.process = Process(command, self.log, cwd=self.directory, env=env)
-        return self
-
-    def timed_start(self) -> float:
-        """Milliseconds from the start of the process until it serves."""
-        began = time.monotonic()
-        self.launch()
-        wait_for(f"{self.kind} serves", self._serves, 120, 0.002)
-        return (time.monotonic() - began) * 1000
-
-    def _serves(self) -> bool:
-        if self.process is None or not self.process.alive():
-            raise SystemExit(f"{self.kind} ended while starting:\n{self.log_tail()}")
-        return self.mode() is not None
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.popen.pid
-
-    @property
-    def rss_kb(self) -> int:
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1])
-        raise RuntimeError(f"{self.kind} is gone")
-
-
 class Bench:
     """One run: servers, results, rows."""
 
     def __init__(self, arguments: argparse.Namespace, directory: Path) -> None:
         self.arguments = arguments
         self.directory = directory
-        self.kinds = (APACHE, ZKPY) if shutil.which("java") else (ZKPY,)
-        self.zkload = directory / "zkload"
-        subprocess.run(["cc", "-O2", "-o", self.zkload, BENCH / "zkload.c", "-lm"], check=True)
-        self.results: list[dict[str, Any]] = []
-        self.rows: list[tuple[str, float | None, float, float | None, bool, str]] = []
+        self.table = Table(kinds())
+        self.kinds = self.table.kinds
+        self.zkload = Zkload(directory)
 
     # -- means
 
     def servers(self, name: str, **config: Any) -> list[Server]:
         """One of each kind, not started."""
-        return [Server(self.directory / name / kind.partition(":")[0], kind, **config) for kind in self.kinds]
+        return [Server(self.directory / name / kind.partition(":")[0], kind, config=config) for kind in self.kinds]
 
     def load(self, server: Server, workload: str, cell: str, *options: str) -> dict[str, Any]:
-        """One run of zkload; a failure of it is an error of the server."""
+        """One run of zkload."""
         connections, _, depth = cell.partition("x")
-        command = [
-            str(self.zkload), "--json", "--hosts", server.address, "--server-pid", str(server.pid), "--label", server.kind,
+        return self.zkload.run(
+            server.address, server.kind, "--server-pid", str(server.pid),
             "--connections", connections, "--pipeline", depth, *options, *workload.split(),
-        ]  # fmt: skip
-        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise SystemExit(
-                f"zkload failed on {server.kind}, {workload} {cell}:\n{done.stdout}{done.stderr}"
-            )
-        result: dict[str, Any] = json.loads(done.stdout)
-        self.results.append(result)
-        return result
-
-    def row(
-        self,
-        name: str,
-        values: dict[str, list[float]],
-        target: float | None,
-        *,
-        more: bool = False,
-        remark: str = "",
-    ) -> None:
-        """Note the medians of both."""
-        medians = {kind: statistics.median(values[kind]) for kind in self.kinds}
-        self.rows.append((name, medians.get(APACHE), medians[ZKPY], target, more, remark))
-        self._print_row(*self.rows[-1])
-
-    @staticmethod
-    def _print_row(
-        name: str, apache: float | None, zkpy: float, target: float | None, more: bool, remark: str
-    ) -> None:
-        cells = [f"{name:<58}", f"{'-' if apache is None else f'{apache:,.1f}':>12}", f"{zkpy:>12,.1f}"]
-        if apache:
-            ratio = zkpy / apache
-            cells.append(f"{ratio:>6.2f}x")
-            if target is not None:
-                met = ratio >= target if more else ratio <= target
-                cells.append(f"{'>=' if more else '<='} {target:<5g} {'PASS' if met else 'MISS'}")
-        print(" ".join(cells) + (f"  {remark}" if remark else ""), flush=True)
+        )  # fmt: skip
 
     def other(self, name: str, values: dict[str, list[float]], **shown: str) -> None:
-        self.row(name.format(**shown), values, OTHER_TARGETS[name])
+        self.table.row(name.format(**shown), values, OTHER_TARGETS[name])
 
     # -- parts
 
@@ -229,7 +136,8 @@ class Bench:
                 seconds = WARM_S if server.kind == APACHE else 0.5
                 self.load(server, workload, "32x1" if workload in ("connect", "watch-fanout") else "32x8",
                           "--duration", str(seconds), "--warmup", "0")  # fmt: skip
-        self.results.clear()
+        self.zkload.results.clear()
+        measured = ("--duration", str(arguments.duration), "--warmup", "0.5")
         found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
         for rep in range(arguments.reps):
             for cell in arguments.cells:
@@ -237,26 +145,12 @@ class Bench:
                     if workload in ("connect", "watch-fanout") and not cell.endswith("x1"):
                         continue
                     order = servers if rep % 2 == 0 else servers[::-1]
-                    for kind, result in self._pair(order, workload, cell):
+                    for kind, result in quietest(order, lambda s, w=workload, c=cell: self.load(s, w, c, *measured)):
                         found[workload, cell, kind].append(result)
             print(f"# repetition {rep + 1} of {arguments.reps} done", file=sys.stderr, flush=True)
         for server in servers:
             server.stop()
         self._load_rows(found)
-
-    def _pair(self, order: list[Server], workload: str, cell: str) -> list[tuple[str, dict[str, Any]]]:
-        """The same run on each; again when something else was using the machine, and then the quietest counts."""
-        options = ("--duration", str(self.arguments.duration), "--warmup", "0.5")
-        quietest: list[tuple[str, dict[str, Any]]] = []
-        least = float("inf")
-        for _ in range(TRIES):
-            results = [(server.kind, self.load(server, workload, cell, *options)) for server in order]
-            noise = max(result["other_cpu_pct"] for _, result in results)
-            if noise < least:
-                quietest, least = results, noise
-            if least <= NOISE_MAX:
-                break
-        return quietest
 
     def _load_rows(self, found: dict[tuple[str, str, str], list[dict[str, Any]]]) -> None:
         targets = {(t.workload, t.cell, t.metric): t for t in LOAD_TARGETS}
@@ -270,12 +164,12 @@ class Bench:
             ):
                 target = targets.get((workload, cell, metric))
                 values = {kind: [run[metric] for run in runs[kind]] for kind in self.kinds}
-                self.row(
+                self.table.row(
                     f"{workload} {cell}, {name}",
                     values,
                     target.ratio if target else None,
                     more=metric == "ops_per_s",
-                    remark=_remark(runs) if metric == "ops_per_s" else "",
+                    remark=remark(runs) if metric == "ops_per_s" else "",
                 )
 
     def measure_sessions(self) -> None:
@@ -330,11 +224,8 @@ class Bench:
             self.other("longest gap while {znodes} znodes are snapshot, set 32x1, ms", gaps, znodes=shown)
 
     def _preload(self, server: Server, count: int) -> None:
-        command = [
-            str(self.zkload), "--json", "--hosts", server.address, "--preload", str(count), "--data-size", "100",
-            "--fanout", "1000", "--root", "/bench",
-        ]  # fmt: skip
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        self.zkload.run(server.address, server.kind, "--preload", str(count), "--data-size", "100", "--fanout", "1000",
+                        "--root", "/bench")  # fmt: skip
 
     @staticmethod
     def _wait_for_snapshot(server: Server) -> None:
@@ -377,39 +268,13 @@ class Bench:
         self.other("restart, log of {sets} sets, ms", restarts, sets=f"{count:,}")
 
 
-def _remark(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """What makes a figure doubtful."""
-    remarks = []
-    for kind, results in runs.items():
-        name = kind.partition(":")[0]
-        noise = statistics.median(result["other_cpu_pct"] for result in results)
-        client = statistics.median(result["client_cpu_pct"] for result in results)
-        if noise > NOISE_MAX:
-            remarks.append(f"noise {noise:.0f} % beside {name}")
-        if client > 80:
-            remarks.append(f"zkload itself at {client:.0f} % with {name}")
-    return "; ".join(remarks)
-
-
-def _list(allowed: tuple[str, ...]) -> Any:
-    def parse(text: str) -> list[str]:
-        chosen = text.split(",")
-        if unknown := set(chosen) - set(allowed):
-            raise argparse.ArgumentTypeError(
-                f"{', '.join(sorted(unknown))}: choose from {', '.join(allowed)}"
-            )
-        return chosen
-
-    return parse
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", type=_list(PARTS), default=list(PARTS))
-    parser.add_argument("--cells", type=_list(CELLS), help="default: all four")
-    parser.add_argument("--workloads", type=_list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--parts", type=chosen_of(PARTS), default=list(PARTS))
+    parser.add_argument("--cells", type=chosen_of(CELLS), help="default: all four")
+    parser.add_argument("--workloads", type=chosen_of(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--reps", type=int, help="repetitions of each cell and restart (3)")
     parser.add_argument("--duration", type=float, help="seconds measured in each cell (2.5)")
     parser.add_argument(
@@ -420,29 +285,14 @@ def main() -> None:
     arguments.cells = arguments.cells or (["32x1", "32x32"] if arguments.quick else list(CELLS))
     arguments.reps = arguments.reps or (1 if arguments.quick else 3)
     arguments.duration = arguments.duration or (1.0 if arguments.quick else 2.5)
-    work = REPO / ".work"
-    work.mkdir(exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="bench-", dir=work))
-    bench = Bench(arguments, directory)
-    if APACHE not in bench.kinds:
-        print("SKIP the comparison: no Java. Figures of zkpy alone:", flush=True)
-    print(f"{'':<58} {'Apache':>12} {'zkpy':>12} {'ratio':>7} target", flush=True)
-    try:
+    with bench_directory() as directory:
+        bench = Bench(arguments, directory)
+        bench.table.head()
         for part in arguments.parts:
             getattr(bench, f"measure_{part}")()
-    finally:
-        stop_all()
-        shutil.rmtree(directory, ignore_errors=True)
-    missed = 0
-    for _, apache, zkpy, target, more, _ in bench.rows:
-        if apache and target is not None:
-            missed += not (zkpy / apache >= target if more else zkpy / apache <= target)
-    with_target = sum(1 for row in bench.rows if row[3] is not None)
-    print(f"bench: {with_target} targets, {missed} missed", flush=True)
-    if arguments.out:
-        fields = ("name", "apache", "zkpy", "target", "more_is_better", "remark")
-        rows = [dict(zip(fields, row, strict=True)) for row in bench.rows]
-        arguments.out.write_text(json.dumps({"rows": rows, "zkload": bench.results}, indent=1))
+        print(f"bench: {bench.table.verdict()}", flush=True)
+        if arguments.out:
+            bench.table.save(arguments.out, bench.zkload.results)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from typing import Any
 from wire_client import EPHEMERAL, SEQUENCE, Broken, ConnectionGone, Wire, create, delete, multi, set_data
 from zkpy_protocol import records
 from zkpy_protocol.opcodes import ErrorCode, OpCode
-from zkpy_protocol.records import Stat
 
 ROOT = "/crash"
 SEQUENTIAL = f"{ROOT}/seq"

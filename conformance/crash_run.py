@@ -36,7 +36,6 @@ from wire_client import (
     multi,
     set_data,
 )
-from zkpy_protocol import records
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 
 SYNC_S = 0.3

@@ -284,9 +284,13 @@ def zk_members(
     kinds: Sequence[str],
     *,
     config: dict[str, Any] | None = None,
+    make: Callable[..., Zk] = Zk,
     **options: Any,
-) -> list[Zk]:
-    """The members of one ensemble, ids from 1, not started. A kind such as `zkpy/observer` is one without a vote."""
+) -> list[Any]:
+    """The members of one ensemble, ids from 1, not started. A kind such as `zkpy/observer` is one without a vote.
+
+    `make` is the class of a server.
+    """
     members = {}
     for myid, kind in enumerate(kinds, 1):
         role = ":observer" if kind.endswith("/observer") else ""
@@ -296,7 +300,7 @@ def zk_members(
         own = {"peerType": "observer"} if kind.endswith("/observer") else {}
         name = kind.removesuffix("/observer")
         keys = (config or {}) | members | own
-        servers.append(Zk(Path(directory) / f"zk{myid}", name, config=keys, myid=myid, **options))
+        servers.append(make(Path(directory) / f"zk{myid}", name, config=keys, myid=myid, **options))
     return servers
 
 

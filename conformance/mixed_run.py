@@ -30,8 +30,8 @@ from pathlib import Path
 
 from agreement import CONFIG as CONFIG_NODE
 from agreement import PROBE, agree
-from ensemble import leader, make_leader, serves, wait_for_leader
-from harness import Promises, Zk, wait_for, work_directory, zk_members
+from ensemble_roles import leader, make_leader, serves, wait_for_leader
+from harness import Promises, Zk, work_directory, zk_members
 from kazoo.client import KazooClient, KazooState
 from kazoo.exceptions import KazooException
 from roaming_load import RoamingLoad, damages
