@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Protocol
 
-from zkpy.core.passwords import first_session_id, session_password
+from zkpy.core.local_sessions import wants_ephemeral
+from zkpy.core.passwords import first_session_id
 from zkpy.core.pipeline.prep import PrepStage, sweepable
 from zkpy.core.pipeline.reads import HEADER_BYTES
 from zkpy.core.pipeline.request import Request
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from zkpy.core.auth import Authenticator
     from zkpy.core.data_tree import DataTree
     from zkpy.core.link import ClientLink
+    from zkpy.core.local_sessions import LocalSessions
     from zkpy.core.pipeline.reconfig import Ensemble
     from zkpy.core.quorum_verifier import QuorumVerifier
     from zkpy.core.service import ServiceOptions
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 _NO_HEADER = bytes(HEADER_BYTES)
 _TIMEOUT = struct.Struct(">i")
 _COUNTER_MASK = 0xFFFFFFFF
+_SERVER_SHIFT = 56  # the id of the server that made a session is its top byte
+_BYTE = 0xFF
 # What only the connection that owns the session may ask for (checkSession in Apache's PrepRequestProcessor).
 _OWNED_OPS = frozenset(
     (
@@ -114,7 +118,7 @@ class LeadingService(Service):
         self.tracker = SessionTracker(
             options.tick_time_ms, first_session_id(options.server_id, wall_ms), database.sessions, mono_ms
         )
-        super().__init__(parts, database, self.tracker)
+        super().__init__(parts, database, self.tracker, mono_ms)
         self._server_id = options.server_id
         self._broadcaster = broadcaster
         self._zxid_end = 1 << 62 if broadcaster is None else tree.last_zxid | _COUNTER_MASK
@@ -152,10 +156,8 @@ class LeadingService(Service):
         if created.txn is None:
             self.tracker.remove(session_id)
 
-    def _revalidate(self, link: ClientLink, password: bytes | None, mono_ms: int) -> None:
-        session_id = link.session_id
-        valid = password == session_password(session_id)
-        self._finish_connect(link, valid and self.revalidate(session_id, link.timeout_ms, None, mono_ms))
+    def _revalidate(self, link: ClientLink, mono_ms: int) -> None:
+        self._finish_connect(link, self.revalidate(link.session_id, link.timeout_ms, None, mono_ms))
 
     def revalidate(self, session_id: int, timeout_ms: int, owner: object | None, mono_ms: int) -> bool:
         """Whether a session goes on, at `owner` from now on: the link to a learner, None for this server itself."""
@@ -183,6 +185,12 @@ class LeadingService(Service):
 
     def _submit(self, request: Request, wall_ms: int) -> None:
         """Give a write its txn, or its refusal, and its place in the queues."""
+        local = self.local
+        if local is not None and request.link is not None:
+            if self._handled_locally(request, request.arrival_ms):
+                return
+            if request.session_id in local and wants_ephemeral(request):
+                self._upgrade(request, local, wall_ms)
         prep = self._prep
         self.stats.prepared += 1
         op = request.op
@@ -192,7 +200,7 @@ class LeadingService(Service):
                 broadcaster.exhausted()
                 return
             if op in _OWNED_OPS and not request.refusal:
-                request.refusal = self.tracker.check_owner(request.session_id, request.owner)
+                request.refusal = self._check_session(request)
         if self.refuse_writes and op != OpCode.CLOSE_SESSION:
             request.err = ErrorCode.SYSTEMERROR
         else:
@@ -208,11 +216,30 @@ class LeadingService(Service):
                 broadcaster.proposed(txn)
         if link is None:
             return
-        if txn is None and not link.pending:
-            self._final.answer_refused(link, request)
-            self._answered(link, request, request.arrival_ms)
+        if txn is None:
+            self._refuse(link, request)
         else:
             self._queue(request)
+
+    def _check_session(self, request: Request) -> int:
+        """0, or the error of whoever may not ask for something in the name of this session."""
+        session_id = request.session_id
+        if self.local is not None and session_id not in self.tracker.sessions:
+            # A local session; those of other servers are unknown here (Apache: LeaderSessionTracker).
+            is_ours = session_id >> _SERVER_SHIFT & _BYTE == self._server_id & _BYTE
+            if session_id in self.local or not is_ours:
+                return 0
+        return self.tracker.check_owner(session_id, request.owner)
+
+    def _upgrade(self, request: Request, local: LocalSessions, wall_ms: int) -> None:
+        """A local session becomes global, before what it asks for."""
+        session_id = request.session_id
+        timeout_ms = local.upgrade(session_id)
+        self.tracker.track(session_id, timeout_ms, request.arrival_ms)
+        frame = _NO_HEADER + _TIMEOUT.pack(timeout_ms)
+        self._submit(
+            Request(None, session_id, 0, OpCode.CREATE_SESSION, frame, (), request.arrival_ms), wall_ms
+        )
 
     # -- progress
 
@@ -263,6 +290,7 @@ class LeadingService(Service):
 
     def tick(self, wall_ms: int, mono_ms: int) -> None:
         """Expire sessions, sweep containers. Call about twice per tick time."""
+        self._expire_local(mono_ms)
         for session_id in self.tracker.expired(mono_ms):
             self.stats.sessions_expired += 1
             self._submit(Request(None, session_id, 0, OpCode.CLOSE_SESSION, b"", (), mono_ms), wall_ms)

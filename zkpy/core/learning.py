@@ -11,7 +11,8 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from zkpy.core.passwords import first_session_id, session_password
+from zkpy.core.local_sessions import wants_ephemeral
+from zkpy.core.passwords import first_session_id
 from zkpy.core.pipeline.reads import HEADER_BYTES
 from zkpy.core.pipeline.request import Request
 from zkpy.core.service import Service
@@ -46,10 +47,15 @@ class LearningService(Service):
 
     __slots__ = ("_forwarder", "_learned", "_revalidating", "_syncs")
 
-    def __init__(self, parts: ServiceParts, database: Database, forwarder: Forwarder, wall_ms: int) -> None:
-        first_id = first_session_id(parts.options.server_id, wall_ms)
-        self._learned = LearnerSessions(database.sessions, first_id)
-        super().__init__(parts, database, self._learned)
+    def __init__(
+        self, parts: ServiceParts, database: Database, forwarder: Forwarder, wall_ms: int, mono_ms: int
+    ) -> None:
+        options = parts.options
+        first_id = first_session_id(options.server_id, wall_ms)
+        self._learned = LearnerSessions(
+            database.sessions, first_id, only_committed=options.local_sessions_enabled
+        )
+        super().__init__(parts, database, self._learned, mono_ms)
         self._forwarder = forwarder
         self._revalidating: dict[int, ClientLink] = {}
         self._syncs: deque[Request] = deque()
@@ -63,13 +69,9 @@ class LearningService(Service):
         created = Request(link, link.session_id, 0, OpCode.CREATE_SESSION, frame, link.ids, mono_ms)
         self._submit(created, wall_ms)
 
-    def _revalidate(self, link: ClientLink, password: bytes | None, mono_ms: int) -> None:  # noqa: ARG002
-        session_id = link.session_id
-        if password != session_password(session_id):
-            self._finish_connect(link, valid=False)
-            return
-        self._revalidating[session_id] = link
-        self._forwarder.revalidate(session_id, link.timeout_ms)
+    def _revalidate(self, link: ClientLink, mono_ms: int) -> None:  # noqa: ARG002  the leader's clock counts
+        self._revalidating[link.session_id] = link
+        self._forwarder.revalidate(link.session_id, link.timeout_ms)
 
     def revalidated(self, session_id: int, valid: bool) -> None:
         """The leader knows whether a session goes on."""
@@ -81,8 +83,9 @@ class LearningService(Service):
         """Sessions heard of since the last call, and those committed since then once each, with their timeouts."""
         return self._learned.take_touched()
 
-    def tick(self, wall_ms: int, mono_ms: int) -> None:
-        """The leader expires sessions and sweeps containers."""
+    def tick(self, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
+        """Expire local sessions; everything else is the leader's."""
+        self._expire_local(mono_ms)
 
     # -- writes
 
@@ -94,12 +97,17 @@ class LearningService(Service):
         self.stats.prepared += 1
         if self.refuse_writes and op not in (OpCode.CLOSE_SESSION, OpCode.SYNC):
             request.err = ErrorCode.SYSTEMERROR
-            if link.pending:
-                self._queue(request)
-            else:
-                self._final.answer_refused(link, request)
-                self._answered(link, request, request.arrival_ms)
+            self._refuse(link, request)
             return
+        local = self.local
+        if local is not None:
+            if self._handled_locally(request, request.arrival_ms):
+                return
+            if request.session_id in local and wants_ephemeral(request):
+                timeout_ms = local.upgrade(request.session_id)
+                self._forwarder.request(
+                    request.session_id, 0, OpCode.CREATE_SESSION, _TIMEOUT.pack(timeout_ms), None
+                )
         request.waits = True
         self._queue(request)
         if op == OpCode.SYNC:
@@ -116,7 +124,7 @@ class LearningService(Service):
         request = None
         if link is not None and link.pending:
             head = link.pending[0]
-            if head.waits and head.xid == txn.cxid and txn.type in (head.op, OpCode.ERROR):
+            if head.waits and head.xid == txn.cxid and _may_answer(txn.type, head.op):
                 request = head
         if request is None:
             request = Request(None, txn.client_id, txn.cxid, txn.type, b"", (), mono_ms)
@@ -133,3 +141,13 @@ class LearningService(Service):
         request.waits = False
         if link.pending and link.pending[0] is request:
             self._serve_waiting(link, mono_ms)
+
+
+def _may_answer(txn_type: int, op: int) -> bool:
+    """Whether a txn may be what became of a request with the same session and cxid.
+
+    What servers do by themselves for a session has cxid 0, which a client may use as well.
+    """
+    if txn_type in (OpCode.CREATE_SESSION, OpCode.CLOSE_SESSION):
+        return txn_type == op
+    return txn_type == OpCode.ERROR or op not in (OpCode.CREATE_SESSION, OpCode.CLOSE_SESSION)

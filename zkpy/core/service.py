@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from zkpy.core.acl import AccessRules, AclProviders, in_hash_order
 from zkpy.core.link import CLOSE_AFTER_FLUSH, DROPPED, QUEUED_BYTES_MAX, ClientLink
+from zkpy.core.local_sessions import LocalSessions, wants_ephemeral
+from zkpy.core.passwords import session_password
 from zkpy.core.pipeline.changes import OutstandingChanges
 from zkpy.core.pipeline.final import FinalStage, connect_frame, open_session, refuse_session
 from zkpy.core.pipeline.prep import WRITE_OPS
@@ -86,6 +88,8 @@ class ServiceOptions:
         "container_max_per_minute",
         "enforce_quota",
         "global_outstanding_limit",
+        "local_sessions_enabled",
+        "local_sessions_upgrading_enabled",
         "max_session_timeout_ms",
         "min_session_timeout_ms",
         "reconfig_enabled",
@@ -106,6 +110,8 @@ class ServiceOptions:
         reconfig_enabled: bool = False,
         close_session_txn_enabled: bool = True,
         global_outstanding_limit: int = 1000,
+        local_sessions_enabled: bool = False,
+        local_sessions_upgrading_enabled: bool = False,
         container_check_interval_ms: int = 60000,
         container_max_per_minute: int = 10000,
         container_max_never_used_interval_ms: int = 0,
@@ -119,6 +125,8 @@ class ServiceOptions:
         self.reconfig_enabled = reconfig_enabled
         self.close_session_txn_enabled = close_session_txn_enabled
         self.global_outstanding_limit = global_outstanding_limit
+        self.local_sessions_enabled = local_sessions_enabled
+        self.local_sessions_upgrading_enabled = local_sessions_upgrading_enabled
         self.container_check_interval_ms = container_check_interval_ms
         self.container_max_per_minute = container_max_per_minute
         self.container_max_never_used_interval_ms = container_max_never_used_interval_ms
@@ -150,6 +158,7 @@ class Service:
 
     Attributes:
         is_serving: False for a server that has no role: it takes no client.
+        local: sessions that are only known here; None unless they are enabled.
         refuse_writes: the log has no room; writes are answered with an error, reads go on.
         connection_throttle: decides on connects; None admits them all.
         request_throttle: what shells offer requests to instead of `receive`, unless it is None.
@@ -169,6 +178,7 @@ class Service:
         "dirty",
         "is_serving",
         "links",
+        "local",
         "refuse_writes",
         "request_throttle",
         "sessions",
@@ -178,8 +188,8 @@ class Service:
         "watches",
     )
 
-    def __init__(self, parts: ServiceParts, database: Database, sessions: SessionTable) -> None:
-        self._options = parts.options
+    def __init__(self, parts: ServiceParts, database: Database, sessions: SessionTable, mono_ms: int) -> None:
+        options = self._options = parts.options
         self._auth = parts.auth
         self.database = database
         self.tree = database.tree
@@ -194,6 +204,11 @@ class Service:
         self._served_here = frozenset(self._reads.handlers)
         self._sent_on = WRITE_OPS
         self.links: dict[int, ClientLink] = {}
+        self.local: LocalSessions | None = None
+        if options.local_sessions_enabled:
+            self.local = LocalSessions(
+                options.tick_time_ms, mono_ms, may_upgrade=options.local_sessions_upgrading_enabled
+            )
         self.is_serving = True
         self.refuse_writes = False
         self.connection_throttle: ConnectionThrottle | None = None
@@ -205,8 +220,8 @@ class Service:
         """Begin a session for a new client."""
         raise NotImplementedError
 
-    def _revalidate(self, link: ClientLink, password: bytes | None, mono_ms: int) -> None:
-        """A client wants its session back."""
+    def _revalidate(self, link: ClientLink, mono_ms: int) -> None:
+        """A client wants its session back, and knows its password."""
         raise NotImplementedError
 
     def _submit(self, request: Request, wall_ms: int) -> None:
@@ -243,7 +258,11 @@ class Service:
         if request.session_id == 0:
             link.session_id = self.sessions.new_id()
             self.links[link.session_id] = link
-            self._open(link, wall_ms, mono_ms)
+            if self.local is None:
+                self._open(link, wall_ms, mono_ms)
+            else:
+                self.local.open(link.session_id, link.timeout_ms, mono_ms)
+                self._finish_connect(link, valid=True)
             return
         stats.connection_revalidations += 1
         other = self.links.get(request.session_id)
@@ -252,10 +271,15 @@ class Service:
             other.drop()
         link.session_id = request.session_id
         self.links[link.session_id] = link
-        self._revalidate(link, request.passwd, mono_ms)
+        if request.passwd != session_password(link.session_id):
+            self._finish_connect(link, valid=False)
+        elif self.local is not None and self.local.touch(link.session_id, link.timeout_ms, mono_ms):
+            self._finish_connect(link, valid=True)
+        else:
+            self._revalidate(link, mono_ms)
 
     def _finish_connect(self, link: ClientLink, valid: bool) -> None:
-        """Tell a client that wants its session back whether it has it."""
+        """Tell a client whether it has the session it wants."""
         if valid:
             open_session(link)
         else:
@@ -279,6 +303,13 @@ class Service:
         self.stats.outstanding -= len(link.pending)
         link.pending.clear()
 
+    def _touch(self, link: ClientLink, mono_ms: int) -> bool:
+        """A sign of life of a link's session. False when the session is gone or closing."""
+        local = self.local
+        if local is not None and local.touch(link.session_id, link.timeout_ms, mono_ms):
+            return True
+        return self.sessions.touch(link.session_id, link.timeout_ms, mono_ms)
+
     # -- requests
 
     def receive(
@@ -292,7 +323,7 @@ class Service:
             index behind the last frame that was taken; the shell offers the rest again later.
         """
         stats = self.stats
-        live = self.sessions.touch(link.session_id, link.timeout_ms, mono_ms)
+        live = self._touch(link, mono_ms)
         reads = self._reads
         handles = self._served_here
         writes = self._sent_on
@@ -344,7 +375,7 @@ class Service:
         xid, op = _HEADER(frame)
         if self._auth.required and not self._enforced(link, xid):
             return
-        if not self.sessions.touch(link.session_id, link.timeout_ms, mono_ms):
+        if not self._touch(link, mono_ms):
             stats.stale_requests_dropped += 1
             return
         stats.throttled_ops += 1
@@ -415,6 +446,47 @@ class Service:
 
     # -- progress
 
+    def _handled_locally(self, request: Request, mono_ms: int) -> bool:
+        """What a local session asks for and needs no txn: its close, and what it may not have (quorum protocol §10)."""
+        local, link = self.local, request.link
+        if local is None or link is None or request.session_id not in local:
+            return False
+        if request.op == OpCode.CLOSE_SESSION:
+            if link.pending:
+                self._queue(request)
+            else:
+                self._close_local(link, request, mono_ms)
+            return True
+        if local.may_upgrade or not wants_ephemeral(request):
+            return False
+        request.err = ErrorCode.EPHEMERALONLOCALSESSION
+        self._refuse(link, request)
+        return True
+
+    def _close_local(self, link: ClientLink, request: Request, mono_ms: int) -> None:
+        assert self.local is not None
+        self.local.close(request.session_id)
+        link.send(reply_frame(request.xid, self.tree.last_zxid, ErrorCode.OK, b""))
+        self._answered(link, request, mono_ms)
+        link.close_after_flush()
+
+    def _refuse(self, link: ClientLink, request: Request) -> None:
+        """Answer a write that gets no txn, in its turn."""
+        if link.pending:
+            self._queue(request)
+        else:
+            self._final.answer_refused(link, request)
+            self._answered(link, request, request.arrival_ms)
+
+    def _expire_local(self, mono_ms: int) -> None:
+        if self.local is None:
+            return
+        for session_id in self.local.expired(mono_ms):
+            self.stats.sessions_expired += 1
+            link = self.links.get(session_id)
+            if link is not None:
+                link.drop()
+
     def close(self) -> None:
         """The role ends: every client has to look for another server."""
         self.is_serving = False
@@ -437,6 +509,8 @@ class Service:
         stats.commits += 1
         if txn.type == OpCode.CLOSE_SESSION:
             self._session_closed(txn.client_id, request)
+        elif self.local is not None and txn.type == OpCode.CREATE_SESSION:
+            self.local.close(txn.client_id)
         link = request.link
         if link is not None and link.pending:
             head = link.pending.popleft()
@@ -469,6 +543,9 @@ class Service:
             self.stats.outstanding -= 1
             if link.state >= CLOSE_AFTER_FLUSH:
                 continue
+            if request.op == OpCode.CLOSE_SESSION and not request.err:
+                self._close_local(link, request, mono_ms)
+                continue
             if request.err:
                 self._final.answer_refused(link, request)
                 self._answered(link, request, mono_ms)
@@ -495,7 +572,7 @@ class NoService(Service):
     __slots__ = ()
 
     def __init__(self, parts: ServiceParts, database: Database) -> None:
-        super().__init__(parts, database, SessionTable(database.sessions, 0))
+        super().__init__(parts, database, SessionTable(database.sessions, 0), 0)
         self.is_serving = False
 
     def connect(self, link: ClientLink, request: ConnectRequest, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002

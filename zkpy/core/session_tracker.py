@@ -73,14 +73,18 @@ class SessionTable:
 class LearnerSessions(SessionTable):
     """What a learner knows of sessions: it only reports signs of life, the leader expires them."""
 
-    __slots__ = ("_touched",)
+    __slots__ = ("_only_committed", "_touched")
 
-    def __init__(self, committed: dict[int, int], first_id: int) -> None:
+    def __init__(self, committed: dict[int, int], first_id: int, *, only_committed: bool) -> None:
+        """`only_committed`: sessions that are not committed do not live, as others are local."""
         super().__init__(committed, first_id)
+        self._only_committed = only_committed
         self._touched: dict[int, int] = {}
 
     def touch(self, id_: int, timeout_ms: int, now_ms: int) -> bool:  # noqa: ARG002
         """A sign of life, for the next PING."""
+        if self._only_committed and id_ not in self.committed:
+            return False
         self._touched[id_] = timeout_ms
         return True
 

@@ -52,7 +52,7 @@ class LogThread:
         """`done` is called in the log thread, once per batch."""
         self._log = log
         self._done = done
-        self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Batch | Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
 
     def start(self) -> None:
@@ -63,6 +63,10 @@ class LogThread:
         """Hand over a batch; the one before must be done."""
         self._inbox.put(batch)
 
+    def run(self, job: Callable[[], None]) -> None:
+        """Let the thread do something else between two batches; it must not raise."""
+        self._inbox.put(job)
+
     def stop(self) -> None:
         """Finish the batch under way, close the log, end the thread. Idempotent."""
         if self._thread.is_alive():
@@ -70,8 +74,11 @@ class LogThread:
             self._thread.join()
 
     def _run(self) -> None:
-        while (batch := self._inbox.get()) is not None:
-            self._done(self._write(batch))
+        while (work := self._inbox.get()) is not None:
+            if isinstance(work, Batch):
+                self._done(self._write(work))
+            else:
+                work()
         self._log.close()
 
     def _write(self, batch: Batch) -> Outcome:
