@@ -34,6 +34,7 @@ class ClientLink:
         ids: identities of the connection; replaced, never changed, so that a request keeps those it came with.
         pending: requests that are not answered yet, in order; empty whenever reads may be served at once.
         out: encoded frames in the order of sending.
+        is_read_only: whether its server has no quorum and serves reads only.
         read_only_byte: whether the client sent the byte (clients before 3.4 do not) and so gets one back.
         resume_reading: set when the session is there; the shell clears it and delivers what the client has
             sent behind its ConnectRequest.
@@ -49,6 +50,7 @@ class ClientLink:
         "established_ms",
         "host",
         "ids",
+        "is_read_only",
         "last_cxid",
         "last_latency",
         "last_op",
@@ -89,6 +91,7 @@ class ClientLink:
         self.session_id = 0
         self.timeout_ms = 0
         self.read_only_byte = True
+        self.is_read_only = False
         self.resume_reading = False
         self.pending: deque[Request] = deque()
         self.out: list[bytes] = []

@@ -158,6 +158,7 @@ class Service:
 
     Attributes:
         is_serving: False for a server that has no role: it takes no client.
+        is_read_only: it serves reads only, from data that may be old.
         local: sessions that are only known here; None unless they are enabled.
         refuse_writes: the log has no room; writes are answered with an error, reads go on.
         connection_throttle: decides on connects; None admits them all.
@@ -176,6 +177,7 @@ class Service:
         "connection_throttle",
         "database",
         "dirty",
+        "is_read_only",
         "is_serving",
         "links",
         "local",
@@ -210,6 +212,7 @@ class Service:
                 options.tick_time_ms, mono_ms, may_upgrade=options.local_sessions_upgrading_enabled
             )
         self.is_serving = True
+        self.is_read_only = False
         self.refuse_writes = False
         self.connection_throttle: ConnectionThrottle | None = None
         self.request_throttle: RequestThrottle | None = None
@@ -247,6 +250,7 @@ class Service:
         stats.token_deficit.add(0 if throttle is None else throttle.deficit)
         stats.connection_requests += 1
         link.read_only_byte = request.read_only is not None
+        link.is_read_only = self.is_read_only
         if request.last_zxid_seen > self.tree.last_zxid:
             link.drop()
             return

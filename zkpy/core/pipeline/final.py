@@ -177,6 +177,6 @@ def refuse_session(link: ClientLink) -> None:
 
 def _connect_frame(link: ClientLink, response: ConnectResponse) -> bytes:
     if link.read_only_byte:
-        response.read_only = False
+        response.read_only = link.is_read_only
     body = encode_connect_response(response)
     return len(body).to_bytes(4, "big") + body

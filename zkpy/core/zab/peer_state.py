@@ -47,6 +47,7 @@ class PeerOptions:
         "max_time_to_wait_for_epoch_ms",
         "min_notification_interval_ms",
         "observer_election_delay_ms",
+        "read_only_mode_enabled",
         "reconfig_enabled",
         "server_id",
         "snapshot_size_factor",
@@ -74,6 +75,7 @@ class PeerOptions:
         min_notification_interval_ms: int = 200,
         max_notification_interval_ms: int = 60000,
         observer_election_delay_ms: int = 200,
+        read_only_mode_enabled: bool = False,
     ) -> None:
         self.server_id = server_id
         self.tick_time_ms = tick_time_ms
@@ -91,6 +93,7 @@ class PeerOptions:
         self.min_notification_interval_ms = min_notification_interval_ms
         self.max_notification_interval_ms = max_notification_interval_ms
         self.observer_election_delay_ms = observer_election_delay_ms
+        self.read_only_mode_enabled = read_only_mode_enabled
 
 
 class PeerState:
