@@ -206,32 +206,14 @@ class DataTree:
         self.nodes[""] = root
         self._reserved("/zookeeper", self.acls.open)
         self._reserved(QUOTA_ROOT, self.acls.open)
-        self._add_config_node()
-
-    def _add_config_node(self) -> Node:
         config = self._reserved(CONFIG_NODE, self.acls.intern([ACL(int(Perms.READ), Id("world", "anyone"))]))
         # Compat: Apache creates it and then sets its ACL without counting, which leaves -1 in the Stat.
         config.aversion = -1
-        return config
 
     def _reserved(self, path: str, acl: AclList) -> Node:
         node = Node(b"", acl, 0, 0, 0)
         self.attach(path, node)
         return node
-
-    def set_config(self, text: str, version: int, time: int) -> None:
-        """The ensemble's configuration is `text`. No txn says so: it comes from the leader of an epoch or from a file.
-
-        A tree that was written by 3.4 gets the node now. The digest does not count it.
-        """
-        config = self.nodes.get(CONFIG_NODE) or self._add_config_node()
-        before = config.data or b""
-        config.data = text.encode()
-        config.version = -1
-        config.mzxid = version
-        config.mtime = time
-        config.stat = None
-        self.data_size += len(config.data) - len(before)
 
     # -- reading
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from zkpy.core.link import ClientLink
     from zkpy.core.local_sessions import LocalSessions
     from zkpy.core.pipeline.reconfig import Ensemble
-    from zkpy.core.quorum_verifier import QuorumVerifier
     from zkpy.core.service import ServiceOptions
     from zkpy.core.txn import Txn
+    from zkpy.core.zab.proposals import Quorum
 
 _NO_HEADER = bytes(HEADER_BYTES)
 _TIMEOUT = struct.Struct(">i")
@@ -107,7 +107,7 @@ class LeadingService(Service):
         self,
         parts: ServiceParts,
         database: Database,
-        verifier: QuorumVerifier,
+        quorum: Quorum,
         broadcaster: Broadcaster | None,
         wall_ms: int,
         mono_ms: int,
@@ -132,7 +132,7 @@ class LeadingService(Service):
             close_lists_paths=options.close_session_txn_enabled,
         )
         self.changes = self._prep.changes
-        self.proposals = Proposals(verifier, tree.last_zxid)
+        self.proposals = Proposals(quorum, tree.last_zxid)
         self._next_sweep_ms = mono_ms + options.container_check_interval_ms
         self._sweep: list[str] = []
 

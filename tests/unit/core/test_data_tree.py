@@ -157,27 +157,6 @@ def test_set_acl_moves_only_the_acl_version() -> None:
     assert tree.nodes["/a"].acl.entries == tuple(READ_ONLY)
 
 
-@pytest.mark.parametrize("is_from_34", [False, True])
-def test_the_configuration_of_an_epoch_is_written_without_a_txn(is_from_34: bool) -> None:
-    """As Apache's nodes look after the first NEWLEADER (capture snap-sync): data and mzxid, but no version and no digest."""
-    tree = new_tree()
-    digest = tree.digest
-    if is_from_34:
-        config = tree.nodes.pop("/zookeeper/config")
-        tree.acls.release(config.acl)
-        children = tree.nodes["/zookeeper"].children
-        assert children is not None
-        del children["/zookeeper/config"]
-        tree.data_size -= len("/zookeeper/config")
-    tree.set_config("server.1=…", 0x100000000, TIME)
-    tree.set_config("server.1", 0x200000000, TIME + 1)
-    stat = stat_of(tree, "/zookeeper/config")
-    assert (stat.mzxid, stat.mtime, stat.version, stat.aversion) == (0x200000000, TIME + 1, -1, -1)
-    assert (stat.czxid, stat.ctime, stat.cversion, stat.data_length) == (0, 0, 0, 8)
-    assert (tree.digest, tree.last_zxid) == (digest, 0)
-    check_consistent(tree)
-
-
 def test_reconfig_is_a_change_of_the_config_node() -> None:
     tree = new_tree()
     apply(tree, OpCode.RECONFIG, SetDataTxn("/zookeeper/config", b"server.1", -1))

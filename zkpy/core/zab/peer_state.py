@@ -46,11 +46,13 @@ class PeerOptions:
         "max_notification_interval_ms",
         "max_time_to_wait_for_epoch_ms",
         "min_notification_interval_ms",
+        "multi_address_enabled",
         "observer_election_delay_ms",
         "read_only_mode_enabled",
         "reconfig_enabled",
         "server_id",
         "snapshot_size_factor",
+        "standalone_enabled",
         "sync_enabled",
         "sync_limit",
         "tick_time_ms",
@@ -66,6 +68,8 @@ class PeerOptions:
         connect_to_learner_master_limit: int = 0,
         leader_serves: bool = True,
         reconfig_enabled: bool = False,
+        standalone_enabled: bool = True,
+        multi_address_enabled: bool = False,
         sync_enabled: bool = True,
         commit_log_count: int = 500,
         snapshot_size_factor: float = 0.33,
@@ -84,6 +88,8 @@ class PeerOptions:
         self.connect_to_learner_master_limit = connect_to_learner_master_limit
         self.leader_serves = leader_serves
         self.reconfig_enabled = reconfig_enabled
+        self.standalone_enabled = standalone_enabled
+        self.multi_address_enabled = multi_address_enabled
         self.sync_enabled = sync_enabled
         self.commit_log_count = commit_log_count
         self.snapshot_size_factor = snapshot_size_factor
