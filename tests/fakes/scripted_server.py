@@ -71,26 +71,29 @@ def state_of(tree: DataTree, sessions: Mapping[int, int]) -> State:
 
 
 class History:
-    """Txns 1 to n and the state after each; `states[0]` is the empty database."""
+    """Txns and the state after each; `states[0]` is the empty database. Zxids are 1 to n unless `next_zxid` is moved."""
 
     def __init__(self) -> None:
         self.tree = DataTree(OWNERS)
         self.sessions: dict[int, int] = {}
         self.txns: list[Txn] = []
         self.states: list[State] = [state_of(self.tree, self.sessions)]
+        self.next_zxid = 1
 
     def add(self, client_id: int, type_: int, record: object) -> None:
         """Append a txn as the leader would make it."""
-        zxid = len(self.txns) + 1
-        time = _START_MS + 7 * zxid
-        self.tree.apply(Txn(client_id, zxid, zxid, time, type_, record, None, b""), None)
+        zxid = self.next_zxid
+        cxid = len(self.txns) + 1
+        time = _START_MS + 7 * cxid
+        self.tree.apply(Txn(client_id, cxid, zxid, time, type_, record, None, b""), None)
         if isinstance(record, CreateSessionTxn):
             self.sessions[client_id] = record.time_out
         elif type_ == OpCode.CLOSE_SESSION:
             self.sessions.pop(client_id, None)
         digest = None if type_ == OpCode.ERROR else self.tree.digest
-        self.txns.append(Txn.make(client_id, zxid, zxid, time, type_, record, digest))
+        self.txns.append(Txn.make(client_id, cxid, zxid, time, type_, record, digest))
         self.states.append(state_of(self.tree, self.sessions))
+        self.next_zxid = zxid + 1
 
 
 def make_txns(count: int, seed: int, data_max: int = 300) -> History:
@@ -101,6 +104,23 @@ def make_txns(count: int, seed: int, data_max: int = 300) -> History:
     _session(history, rng, data_max)
     while len(history.txns) < count:
         rng.choice(makers)(history, rng, data_max)
+    return history
+
+
+def make_epochs(epochs: Iterable[tuple[int, int]], seed: int = 6, base: History | None = None) -> History:
+    """A history of txns of several epochs, given as (epoch, count); `base` is continued, and stays as it is."""
+    rng = random.Random(seed)
+    history = History()
+    for txn in base.txns if base is not None else ():
+        history.next_zxid = txn.zxid
+        history.add(txn.client_id, txn.type, txn.record)
+    makers = [_create, _create, _set, _acl, _delete, _multi, _error, _close]
+    for epoch, count in epochs:
+        history.next_zxid = max(history.next_zxid, epoch << 32 | 1)
+        end = len(history.txns) + count
+        _session(history, rng, 60)
+        while len(history.txns) < end:
+            rng.choice(makers)(history, rng, 60)
     return history
 
 

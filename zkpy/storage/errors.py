@@ -31,6 +31,10 @@ class SnapshotDamageError(Exception):
         self.problem = problem
 
 
+class UnreachableZxidError(Exception):
+    """The own files do not give the state at a zxid that a leader wants this server to go back to."""
+
+
 class DataDirError(Exception):
     """The directories are not as they have to be for a start: missing, mixed up, or used by another server."""
 

@@ -33,7 +33,7 @@ from zkpy.storage.errors import StorageDamageError
 from zkpy.storage.txn_log import END_MARK, HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from zkpy.storage.vfs import FileSystem
 
@@ -106,7 +106,7 @@ class LogReader:
         paths = [path for path in self.paths if not self._is_empty(path)]
         for number, path in enumerate(paths):
             self.path = path
-            for offset, payload in self._scan(path, path == paths[-1]):
+            for offset, payload in self.scan(path, path == paths[-1]):
                 self.offset = offset
                 (zxid,) = _long.unpack_from(payload, 12)
                 if zxid == last + 1 or follows(last, zxid):
@@ -122,7 +122,7 @@ class LogReader:
 
     def has_entries(self) -> bool:
         """Whether any file has an entry, in order or not."""
-        return any(True for path in self.paths if not self._is_empty(path) for _ in self._scan(path, False))
+        return any(True for path in self.paths if not self._is_empty(path) for _ in self.scan(path, False))
 
     def _is_empty(self, path: str) -> bool:
         """Whether nothing of a file ever was durable; a bad header is damage."""
@@ -143,8 +143,12 @@ class LogReader:
         )
         return True
 
-    def _scan(self, path: str, is_newest: bool) -> Iterator[tuple[int, bytes]]:
-        """Offset and payload of the good entries of one file."""
+    def scan(self, path: str, is_newest: bool) -> Iterator[tuple[int, bytes]]:
+        """Offset and payload of the good entries of one file, in whatever order of zxids.
+
+        Raises:
+            StorageDamageError: what follows is damaged, and no torn tail.
+        """
         size = self._fs.size(path)
         unpack_head = _head.unpack_from
         base = 0  # offset of the window
@@ -221,7 +225,7 @@ class LogReader:
             entries = self._seen.get(path)
             if entries is None:
                 entries = self._seen[path] = {}
-                for offset, first in self._scan(path, is_newest=False):
+                for offset, first in self.scan(path, is_newest=False):
                     entries.setdefault(_long.unpack_from(first, 12)[0], (offset, first))
             found = entries.get(zxid)
             if found is not None and (path != self.path or found[0] < here):
@@ -233,6 +237,15 @@ class LogReader:
 
     def _damage(self, problem: str, remedy: str) -> StorageDamageError:
         return StorageDamageError(self.path, self.offset, problem, remedy)
+
+
+def paths_from(logs: Sequence[tuple[int, str]], zxid: int) -> list[str]:
+    """Paths of the logs, given ascending, from the last one that begins at or below `zxid` on; all of them if none does."""
+    first = 0
+    for number, (first_zxid, _) in enumerate(logs):
+        if first_zxid <= zxid:
+            first = number
+    return [path for _, path in logs[first:]]
 
 
 def follows(last: int, zxid: int) -> bool:

@@ -1,41 +1,54 @@
 """From the files of a server to its tree and sessions.
 
-    recovered = recover(fs, data_dir, owners, digest_enabled=True, trust_empty=False)
-    recovered.tree, .sessions, .last_zxid, .snapshot_zxid, .txn_count, .digest_mismatches, .notices
+    recovered = recover(fs, data_dir, owners, digest_enabled=True, trust_empty=False)     # at a start
+    begin_empty(fs, data_dir, recovered, autocreate=True)                                 # if recovered.is_empty
+    recovered = load_database(fs, data_dir, owners, zxid, digest_enabled=True)            # what it was at a zxid
+    recovered.tree, .sessions, .last_zxid, .snapshot_zxid, .txn_count, .last_txns, .digest_mismatches, .notices
 
 What is done (on-disk format §6): the newest snapshot whose seal is right, then every log entry above its zxid in order, applied as
 they are, committed or not. Nothing is started on that would serve less than was acknowledged: see
 log_reader.py for logs; a snapshot that is damaged is passed over, because an older one with all logs since gives the same state, and the
-logs are checked to be all there.
+logs are checked to be all there: without a gap, and with the txn the damaged snapshot is named by. That txn is missing where a leader
+sent its state instead of txns (SNAP): what came before and what came after may then seem to follow each other.
 
 What is changed on disk, before anything is served, and safe to be interrupted anywhere:
 
 * a torn tail of the newest log is cut off, or completed where only its end mark is missing: a tail that stays would be read by
   us, by Apache, or after the next crash in different ways, and our next file would come behind it;
 * log files in which nothing was ever synced, and leftovers under temporary names, are removed;
-* every log that was read is synced. After a kill the kernel may hold what the disk does not; clients
+* the snapshot and every log that was read are synced. After a kill the kernel may hold what the disk does not; clients
   will see it from now on, so it must not vanish with the next power cut.
 
 Each of them, and each snapshot that was passed over, is one line in `notices`; logging them is the caller's business.
 
-To hand out the last txns later (they are what a learner that comes back needs) read them again with a LogReader: it needs no state of ours.
+An empty database (§5.3 of the quorum protocol) is either meant, by a file ``initialize`` or by zookeeper.db.autocreate, or an accident
+after which the server must not vote before it got the data from others. `begin_empty` decides: snapshot.0 at once, and only when it is
+durable the file ``initialize`` goes; or last zxid -1. A crash in between leaves the decision as it was. With any other database
+the file means nothing and goes with `recover`: it counts once, the next empty database is an accident again.
+
+`load_database` reads only. It is for a server that is told to cut its log: memory first, the disk when all that follows has come
+(truncation.py).
 """
 
 from __future__ import annotations
 
 import struct
+from collections import deque
 from typing import TYPE_CHECKING
 
 from zkpy.core.data_tree import DataTree
 from zkpy.core.txn import Txn
-from zkpy.storage.errors import SnapshotDamageError, StorageDamageError
-from zkpy.storage.log_reader import LogReader, Repair
+from zkpy.core.types import counter_of, epoch_of
+from zkpy.storage.errors import SnapshotDamageError, StorageDamageError, UnreachableZxidError
+from zkpy.storage.log_reader import LogReader, Repair, paths_from
 from zkpy.storage.names import TMP_LOG, TMP_SNAPSHOT, numbered
-from zkpy.storage.snapshot import load_snapshot, looks_complete
+from zkpy.storage.snapshot import end_zxid, load_snapshot, looks_complete, write_snapshot
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.opcodes import OpCode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zkpy.core.owners import OwnerRules
     from zkpy.storage.data_dir import DataDir
     from zkpy.storage.vfs import FileSystem
@@ -53,11 +66,14 @@ class Recovered:
         tree: with everything applied.
         sessions: session id -> timeout in ms.
         snapshot_zxid: zxid of the snapshot it began with, None without one.
+        snapshot_path: its file.
         txn_count: txns replayed from logs.
+        last_txns: the last ones of them, as many as were asked for, without a gap up to `last_zxid`; none of those that
+            were in the snapshot already.
         digest_mismatches: txns (or the snapshot's end) whose tree digest was not the one recorded; harmless to go on, and a
             sign of a bug somewhere.
         is_empty: there were no files: a new database, which the caller has to decide to trust.
-        is_initialized: a file ``initialize`` said that an empty database is meant; it is gone now.
+        is_initialized: a file ``initialize`` says that an empty database is meant.
         notices: sentences for the operator about what was passed over or changed on disk.
     """
 
@@ -65,20 +81,23 @@ class Recovered:
         "digest_mismatches",
         "is_empty",
         "is_initialized",
+        "last_txns",
         "notices",
         "sessions",
+        "snapshot_path",
         "snapshot_zxid",
         "tree",
         "txn_count",
     )
 
-    def __init__(
-        self, tree: DataTree, sessions: dict[int, int], snapshot_zxid: int | None, notices: list[str]
-    ) -> None:
+    def __init__(self, tree: DataTree, sessions: dict[int, int], notices: list[str]) -> None:
+        """Begins without a snapshot."""
         self.tree = tree
         self.sessions = sessions
-        self.snapshot_zxid = snapshot_zxid
+        self.snapshot_zxid: int | None = None
+        self.snapshot_path: str | None = None
         self.txn_count = 0
+        self.last_txns: list[Txn] = []
         self.digest_mismatches = 0
         self.is_empty = False
         self.is_initialized = False
@@ -90,8 +109,32 @@ class Recovered:
         return self.tree.last_zxid
 
 
+class _Base:
+    """Where a replay begins: a state, and what is known of its snapshot and of newer ones that could not be used.
+
+    Attributes:
+        digest: zxid and digest the snapshot was finished with, None where they say nothing more.
+        passed: zxids of complete snapshots that were passed over, which the logs have to reach, ascending.
+        passed_torn: those of cut off ones, which the logs must not skip, ascending.
+    """
+
+    __slots__ = ("digest", "passed", "passed_torn", "recovered")
+
+    def __init__(self, recovered: Recovered) -> None:
+        self.recovered = recovered
+        self.digest: tuple[int, int] | None = None
+        self.passed: list[int] = []
+        self.passed_torn: list[int] = []
+
+
 def recover(
-    fs: FileSystem, data_dir: DataDir, owners: OwnerRules, *, digest_enabled: bool, trust_empty: bool
+    fs: FileSystem,
+    data_dir: DataDir,
+    owners: OwnerRules,
+    *,
+    digest_enabled: bool,
+    trust_empty: bool,
+    keep_txns: int = 0,
 ) -> Recovered:
     """Read the newest snapshot and the logs behind it.
 
@@ -100,7 +143,9 @@ def recover(
         data_dir: prepared directories.
         owners: how stored ephemeral owners are read.
         digest_enabled: whether the tree keeps a digest; without it nothing is compared.
-        trust_empty: accept logs without a snapshot (directories written by 3.4).
+        trust_empty: accept logs without a snapshot (directories written by 3.4). The caller should write one: the
+            result has no `snapshot_zxid`.
+        keep_txns: how many `last_txns` are wanted (commitLogCount).
 
     Raises:
         StorageDamageError: a log is damaged or missing.
@@ -108,11 +153,80 @@ def recover(
         OSError: a file cannot be read.
     """
     logs = numbered(fs, data_dir.log_dir, "log")
-    recovered, digest = _start(fs, data_dir, logs, owners, digest_enabled, trust_empty)
-    reader = LogReader(fs, _needed(logs, recovered.tree.last_zxid), recovered.tree.last_zxid)
-    _replay(reader, recovered, digest)
-    _repair(fs, data_dir, reader, recovered.notices)
-    recovered.is_initialized = _take_initialize_file(fs, data_dir)
+    base = _start(fs, data_dir, logs, owners, digest_enabled, trust_empty)
+    recovered = base.recovered
+    reader = LogReader(fs, paths_from(logs, recovered.tree.last_zxid), recovered.tree.last_zxid)
+    _replay(reader, reader.entries(), base, keep_txns)
+    _repair(fs, data_dir, reader, recovered)
+    recovered.is_initialized = any(fs.exists(path) for path in data_dir.initialize_paths)
+    if not recovered.is_empty:
+        _remove_initialize_files(fs, data_dir)
+    return recovered
+
+
+def begin_empty(fs: FileSystem, data_dir: DataDir, recovered: Recovered, *, autocreate: bool) -> bool:
+    """Decide about a database that `recover` found to be empty.
+
+    Args:
+        fs: the disk.
+        data_dir: its directories.
+        recovered: with `is_empty`; gets a snapshot, or the last zxid -1.
+        autocreate: zookeeper.db.autocreate.
+
+    Returns:
+        whether it is trusted.
+
+    Raises:
+        OSError: nothing is decided.
+    """
+    assert recovered.is_empty
+    if not (autocreate or recovered.is_initialized):
+        recovered.tree.last_zxid = -1
+        return False
+    name = write_snapshot(fs, data_dir.snap_dir, recovered.tree, recovered.sessions, 0)
+    recovered.snapshot_zxid = 0
+    recovered.snapshot_path = f"{data_dir.snap_dir}/{name}"
+    _remove_initialize_files(fs, data_dir)
+    return True
+
+
+def load_database(
+    fs: FileSystem,
+    data_dir: DataDir,
+    owners: OwnerRules,
+    zxid: int,
+    *,
+    digest_enabled: bool,
+    keep_txns: int = 0,
+) -> Recovered:
+    """The state as it was after txn `zxid`, from the newest snapshot that holds nothing later and the logs behind it.
+
+    The txn has to be known: the zxid of a log entry or of a snapshot. Else nobody can tell whether this server had the
+    history of whoever names it; a state below it would be taken for something it is not. The one other zxid is that of an
+    epoch's beginning (counter 0), before the first txn of that epoch in the log.
+
+    Nothing on disk is changed, or read beyond the first txn above `zxid`. No log may be written meanwhile.
+
+    Raises:
+        UnreachableZxidError: the files do not give that state; they may be damaged, or not reach back that far.
+        OSError: a file cannot be read.
+    """
+    logs = numbered(fs, data_dir.log_dir, "log")
+    following: list[int] = []
+    try:
+        base = _start(fs, data_dir, logs, owners, digest_enabled, trust_empty=False, zxid_max=zxid)
+        recovered = base.recovered
+        reader = LogReader(fs, paths_from(logs, recovered.last_zxid), recovered.last_zxid)
+        _replay(reader, _up_to(reader.entries(), zxid, following), base, keep_txns)
+    except (SnapshotDamageError, StorageDamageError) as error:
+        raise UnreachableZxidError(f"zxid 0x{zxid:x}: {error}") from error
+    last = recovered.last_zxid
+    if last != zxid:
+        if counter_of(zxid) != 0 or not following or epoch_of(following[0]) != epoch_of(zxid):
+            raise UnreachableZxidError(
+                f"zxid 0x{zxid:x}: there is no such txn; the last one before it is 0x{last:x}"
+            )
+        recovered.tree.last_zxid = zxid
     return recovered
 
 
@@ -123,10 +237,16 @@ def _start(
     owners: OwnerRules,
     digest_enabled: bool,
     trust_empty: bool,
-) -> tuple[Recovered, tuple[int, int] | None]:
+    zxid_max: int | None = None,
+) -> _Base:
     """State and digest to begin the replay with: the newest usable snapshot, or an empty database."""
-    notices: list[str] = []
     snapshots = numbered(fs, data_dir.snap_dir, "snapshot")
+    if zxid_max is not None:
+        snapshots = [(zxid, path) for zxid, path in snapshots if zxid <= zxid_max]
+        if not snapshots:
+            raise UnreachableZxidError(f"zxid 0x{zxid_max:x}: all snapshots are newer")
+    base = _Base(Recovered(DataTree(owners, digest_enabled), {}, []))
+    notices = base.recovered.notices
     damage: SnapshotDamageError | None = None
     tried = 0
     for zxid, path in reversed(snapshots):
@@ -135,6 +255,11 @@ def _start(
         if not looks_complete(fs, path):
             damage = damage or SnapshotDamageError(path, fs.size(path), "the file is cut off")
             notices.append(f"{path} is cut off, taking an older snapshot")
+            base.passed_torn.insert(0, zxid)
+            continue
+        if zxid_max is not None and (end_zxid(fs, path) or zxid) > zxid_max:
+            damage = damage or SnapshotDamageError(path, 0, f"it holds txns above 0x{zxid_max:x}")
+            base.passed.insert(0, zxid)
             continue
         tried += 1
         try:
@@ -142,13 +267,17 @@ def _start(
         except SnapshotDamageError as error:
             damage = damage or error
             notices.append(f"{error}; taking an older snapshot")
+            base.passed.insert(0, zxid)
         else:
-            return Recovered(tree, sessions, zxid, notices), digest
+            base.recovered = recovered = Recovered(tree, sessions, notices)
+            recovered.snapshot_zxid = zxid
+            recovered.snapshot_path = path
+            base.digest = digest
+            return base
     if damage is not None:
         raise SnapshotDamageError(
             damage.path, damage.offset, f"{damage.problem}, and no older snapshot is usable. {_RESTORE}"
         )
-    recovered = Recovered(DataTree(owners, digest_enabled), {}, None, notices)
     has_txns = LogReader(fs, [path for _, path in logs], -1).has_entries()
     if has_txns and not trust_empty:
         raise StorageDamageError(
@@ -158,30 +287,27 @@ def _start(
             f"Put the snapshots back. {_RESTORE}. Only if the directory comes from a ZooKeeper 3.4, which wrote none: start once "
             "with zookeeper.snapshot.trust.empty=true",
         )
-    recovered.is_empty = not has_txns
-    return recovered, None
+    base.recovered.is_empty = not has_txns
+    return base
 
 
-def _needed(logs: list[tuple[int, str]], zxid: int) -> list[str]:
-    """Paths from the last log that begins at or below `zxid` on; all of them if none does."""
-    first = 0
-    for number, (first_zxid, _) in enumerate(logs):
-        if first_zxid <= zxid:
-            first = number
-    return [path for _, path in logs[first:]]
-
-
-def _replay(reader: LogReader, recovered: Recovered, digest: tuple[int, int] | None) -> None:
-    """Apply every entry. Digests count from the zxid on at which the snapshot was finished."""
+def _replay(reader: LogReader, entries: Iterator[tuple[int, bytes]], base: _Base, keep_txns: int) -> None:
+    """Apply every entry and keep the last ones. Digests count from the zxid on at which the snapshot was finished."""
+    recovered = base.recovered
+    digest = base.digest
     tree = recovered.tree
     sessions = recovered.sessions
     apply = tree.apply
     from_payload = Txn.from_payload
+    last_txns: deque[Txn] = deque(maxlen=keep_txns)
+    keep = last_txns.append
     count = 0
     if digest is not None and digest[0] == tree.last_zxid:
         recovered.digest_mismatches += tree.digest_enabled and digest[1] != tree.digest
         digest = None
-    for zxid, payload in reader.entries():
+    if base.passed or base.passed_torn:
+        entries = _reaching(reader, entries, base)
+    for zxid, payload in entries:
         try:
             txn = from_payload(payload)
             apply(txn, None)
@@ -195,6 +321,7 @@ def _replay(reader: LogReader, recovered: Recovered, digest: tuple[int, int] | N
                 "Start the version of the server that wrote it, or report this",
             ) from error
         count += 1
+        keep(txn)
         if txn.type == _CREATE_SESSION:
             sessions[txn.client_id] = txn.record.time_out
         elif txn.type == _CLOSE_SESSION:
@@ -211,23 +338,68 @@ def _replay(reader: LogReader, recovered: Recovered, digest: tuple[int, int] | N
             f"the snapshot was finished at zxid 0x{digest[0]:x} and the log ends at 0x{tree.last_zxid:x}: digests were not compared"
         )
     recovered.txn_count = count
+    recovered.last_txns = list(last_txns)
     recovered.digest_mismatches += tree.digest_mismatches
     tree.digest_mismatches = 0
 
 
-def _repair(fs: FileSystem, data_dir: DataDir, reader: LogReader, notices: list[str]) -> None:
+def _up_to(
+    entries: Iterator[tuple[int, bytes]], zxid_max: int, following: list[int]
+) -> Iterator[tuple[int, bytes]]:
+    """The entries up to a zxid; the zxid of the next one, if it was read, is put into `following`."""
+    for zxid, payload in entries:
+        if zxid > zxid_max:
+            following.append(zxid)
+            return
+        yield zxid, payload
+        if zxid == zxid_max:
+            return
+
+
+def _reaching(
+    reader: LogReader, entries: Iterator[tuple[int, bytes]], base: _Base
+) -> Iterator[tuple[int, bytes]]:
+    """The entries, if they lead through every snapshot that was passed over.
+
+    One that was cut off may be of a txn that never became durable in the log; then nothing comes behind it.
+    """
+    last = base.recovered.tree.last_zxid
+    to_reach = base.passed
+    not_to_skip = sorted([*base.passed, *base.passed_torn])
+    for zxid, payload in entries:
+        while not_to_skip and not_to_skip[0] < zxid:
+            if not_to_skip.pop(0) > last:
+                raise _skipped(reader, f"txn 0x{zxid:x} follows 0x{last:x}")
+        last = zxid
+        yield zxid, payload
+    if to_reach and to_reach[-1] > last:
+        raise _skipped(reader, f"the last txn is 0x{last:x}")
+
+
+def _skipped(reader: LogReader, problem: str) -> StorageDamageError:
+    return StorageDamageError(
+        reader.path,
+        reader.offset,
+        f"{problem}, but there is a newer snapshot, which is damaged: what it held is not in the logs",
+        f"{_RESTORE}; to go on without, move the damaged snapshot and all later logs away",
+    )
+
+
+def _repair(fs: FileSystem, data_dir: DataDir, reader: LogReader, recovered: Recovered) -> None:
     """Change on disk what must not be read again in another way, and make durable what was read."""
     for repair in reader.repairs:
         _apply_repair(fs, repair)
-        notices.append(f"{repair.path}: {repair.reason}")
+        recovered.notices.append(f"{repair.path}: {repair.reason}")
     removed = {repair.path for repair in reader.repairs if repair.size is None}
-    for path in reader.paths:
-        if path not in removed:
-            file = fs.open(path)
-            try:
-                file.datasync()
-            finally:
-                file.close()
+    read = [path for path in reader.paths if path not in removed]
+    if recovered.snapshot_path is not None:
+        read.insert(0, recovered.snapshot_path)
+    for path in read:
+        file = fs.open(path)
+        try:
+            file.datasync()
+        finally:
+            file.close()
     for directory in sorted({data_dir.snap_dir, data_dir.log_dir}):
         for name in fs.names(directory):
             if name == TMP_LOG or name.startswith(TMP_SNAPSHOT + "."):
@@ -235,13 +407,11 @@ def _repair(fs: FileSystem, data_dir: DataDir, reader: LogReader, notices: list[
         fs.sync_dir(directory)
 
 
-def _take_initialize_file(fs: FileSystem, data_dir: DataDir) -> bool:
-    """Whether there was one. It counts once: the next empty database is an accident again."""
-    found = [path for path in data_dir.initialize_paths if fs.exists(path)]
-    for path in found:
-        fs.unlink(path)
-        fs.sync_dir(path.rpartition("/")[0])
-    return bool(found)
+def _remove_initialize_files(fs: FileSystem, data_dir: DataDir) -> None:
+    for path in data_dir.initialize_paths:
+        if fs.exists(path):
+            fs.unlink(path)
+            fs.sync_dir(path.rpartition("/")[0])
 
 
 def _apply_repair(fs: FileSystem, repair: Repair) -> None:

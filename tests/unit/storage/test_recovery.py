@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fakes.memory_fs import MemoryFs
-from tests.fakes.scripted_server import OWNERS, History, make_txns, state_of
+from tests.fakes.memory_fs import MemoryFs, Stopped
+from tests.fakes.scripted_server import OWNERS, History, make_epochs, make_txns, state_of
 from zkpy.core.data_tree import DataTree
 from zkpy.core.txn import Txn
 from zkpy.storage.data_dir import DataDir
-from zkpy.storage.errors import SnapshotDamageError, StorageDamageError
-from zkpy.storage.recovery import Recovered, recover
-from zkpy.storage.snapshot import serialize
+from zkpy.storage.errors import SnapshotDamageError, StorageDamageError, UnreachableZxidError
+from zkpy.storage.recovery import Recovered, begin_empty, load_database, recover
+from zkpy.storage.snapshot import _compressed, serialize
 from zkpy.storage.txn_log import HEADER, encode_entry
 from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.records import ACL, CreateTxn, DeleteTxn, ErrorTxn, Id, SetACLTxn, SetDataTxn
@@ -37,6 +37,17 @@ class Disk:
         entries = b"".join(encode_entry(txn.payload) for txn in history.txns[first - 1 : last])
         self.put(f"log.{first:x}", HEADER + entries + bytes(700))
         return self
+
+    def snapshot_of(self, history: History, count: int) -> Disk:
+        """The snapshot after the first `count` txns of any history."""
+        tree, sessions = replayed(history, count)
+        return self.put(f"snapshot.{tree.last_zxid:x}", b"".join(serialize(tree, sessions, tree.last_zxid)))
+
+    def log_of(self, history: History, start: int, end: int) -> Disk:
+        """A log with the txns from number `start` to before number `end`."""
+        txns = history.txns[start:end]
+        entries = b"".join(encode_entry(txn.payload) for txn in txns)
+        return self.put(f"log.{txns[0].zxid:x}", HEADER + entries + bytes(700))
 
     def put(self, name: str, content: bytes) -> Disk:
         self.fs.put(f"/data/version-2/{name}", content)
@@ -155,16 +166,68 @@ class TestChoosing:
         check(disk.recover(), 60)
 
 
-class TestInitializeFile:
+class TestEmptyDatabase:
+    """3056, 3781, 2325: nothing on disk is a new server, or one that has lost everything; only the operator knows."""
+
     @pytest.mark.parametrize("path", ["/data/initialize", "/logs/initialize"])
-    def test_it_is_found_in_both_places_and_counts_once(self, path: str) -> None:
+    def test_the_file_is_found_in_both_places_and_counts_once(self, path: str) -> None:
         disk = Disk()
         disk.data_dir = DataDir("/data", "/logs")
         disk.data_dir.prepare(disk.fs, autocreate=True)
         disk.fs.put(path, b"")
-        assert disk.recover().is_initialized
-        assert not disk.fs.after_power_cut(0).exists(path)
+        got = disk.recover()
+        assert (got.is_empty, got.is_initialized) == (True, True)
+        assert begin_empty(disk.fs, disk.data_dir, got, autocreate=False)
+        assert (got.last_zxid, got.snapshot_zxid) == (0, 0)
+        for seed in range(10):
+            cut = disk.fs.after_power_cut(seed)
+            assert not cut.exists(path)
+            assert cut.exists("/data/version-2/snapshot.0")
+        disk.fs.unlink("/data/version-2/snapshot.0")
         assert not disk.recover().is_initialized
+
+    def test_without_the_file_autocreate_decides(self) -> None:
+        disk = Disk()
+        got = disk.recover()
+        assert not begin_empty(disk.fs, disk.data_dir, got, autocreate=False)
+        assert (got.last_zxid, got.snapshot_zxid) == (-1, None)
+        assert disk.fs.names("/data/version-2") == [".keep"]
+        got = disk.recover()
+        assert begin_empty(disk.fs, disk.data_dir, got, autocreate=True)
+        assert got.last_zxid == 0
+        got = disk.recover()
+        assert (got.is_empty, got.snapshot_zxid, got.last_zxid) == (False, 0, 0)
+
+    def test_a_crash_leaves_the_decision_as_it_was(self) -> None:
+        def start(fs: MemoryFs) -> bool:
+            data_dir = DataDir("/data", "/data")
+            got = recover(fs, data_dir, OWNERS, digest_enabled=True, trust_empty=False)
+            return not got.is_empty or begin_empty(fs, data_dir, got, autocreate=False)
+
+        def make() -> MemoryFs:
+            disk = Disk()
+            disk.fs.put("/data/initialize", b"")
+            return disk.fs
+
+        whole = make()
+        assert start(whole)
+        for stop_at in range(1, whole.operations + 1):
+            fs = make()
+            fs.stop_at = stop_at
+            with pytest.raises(Stopped):
+                start(fs)
+            for seed in range(5):
+                cut = fs.after_power_cut(10 * stop_at + seed)
+                assert start(cut)
+                assert start(cut)
+                assert not cut.exists("/data/initialize")
+
+    def test_with_data_the_file_means_nothing_and_goes(self) -> None:
+        disk = Disk().snapshot(5)
+        disk.fs.put("/data/initialize", b"")
+        got = disk.recover()
+        assert (got.is_empty, got.is_initialized) == (False, True)
+        assert not disk.fs.after_power_cut(0).exists("/data/initialize")
 
     def test_it_stays_when_the_start_is_refused(self) -> None:
         disk = Disk().log(1, 5)
@@ -172,6 +235,11 @@ class TestInitializeFile:
         with pytest.raises(StorageDamageError):
             disk.recover()
         assert disk.fs.exists("/data/initialize")
+
+    def test_logs_that_were_trusted_without_a_snapshot_ask_for_one(self) -> None:
+        """3781: DIFFs over DIFFs, and never a snapshot to go back to."""
+        got = Disk().log(1, 9).recover(trust_empty=True)
+        assert (got.is_empty, got.snapshot_zxid, got.last_zxid) == (False, None, 9)
 
 
 class TestRepair:
@@ -212,7 +280,8 @@ class TestRepair:
     def test_what_was_read_is_made_durable(self) -> None:
         disk = Disk().snapshot(0).log(1, 5).log(6, 10)
         disk.recover()
-        assert disk.fs.log == ["datasync", "datasync", "sync_dir"]
+        # The snapshot too: Apache does not sync its own.
+        assert disk.fs.log == ["datasync", "datasync", "datasync", "sync_dir"]
 
     def test_temporary_files_are_removed_from_both_directories(self) -> None:
         disk = Disk().snapshot(5)
@@ -222,6 +291,118 @@ class TestRepair:
         check(disk.recover(), 5)
         assert disk.fs.names("/logs/version-2") == []
         assert disk.fs.names("/data/version-2") == [".keep", "snapshot.5"]
+
+
+class TestPassedOver:
+    """An older snapshot will do only if the logs lead through the newer one."""
+
+    @staticmethod
+    def damaged(disk: Disk, zxid: int) -> Disk:
+        name = f"snapshot.{zxid:x}"
+        content = disk.fs.read(f"/data/version-2/{name}")
+        return disk.put(name, content[:50] + b"?" + content[51:])
+
+    def test_a_log_that_ends_before_it_is_refused(self) -> None:
+        disk = self.damaged(Disk().snapshot(10).snapshot(30).log(1, 29), 30)
+        with pytest.raises(StorageDamageError, match="the last txn is 0x1d, but there is a newer snapshot"):
+            disk.recover()
+        check(self.damaged(Disk().snapshot(10).snapshot(30).log(1, 30), 30).recover(), 30)
+
+    def test_one_that_was_being_written_may_be_of_a_txn_that_was_never_synced(self) -> None:
+        disk = Disk().snapshot(10).put("snapshot.1e", b"ZKSN").log(1, 29)
+        check(disk.recover(), 29)
+
+    @pytest.mark.parametrize("cut_off", [False, True])
+    def test_a_state_that_came_without_txns_cannot_be_replaced(self, cut_off: bool) -> None:
+        """SNAP at 0x200000005, after which the next leader began: the logs look as if nothing was missing."""
+        history = make_epochs([(1, 9), (3, 4)])
+        disk = Disk().snapshot_of(history, 0).log_of(history, 0, 9).log_of(history, 9, 13)
+        assert disk.recover().last_zxid == 3 << 32 | 4
+        content = disk.fs.read("/data/version-2/snapshot.0")
+        disk.put("snapshot.200000005", content[:9] if cut_off else content[:50] + b"?" + content[51:])
+        with pytest.raises(StorageDamageError, match="txn 0x300000001 follows 0x100000009, but there is"):
+            disk.recover()
+
+
+class TestLastTxns:
+    def test_they_are_the_last_ones_replayed_without_a_gap(self) -> None:
+        disk = Disk().snapshot(20).log(1, 30).log(31, 60)
+        assert disk.recover().last_txns == []
+        got = recover(disk.fs, disk.data_dir, OWNERS, digest_enabled=True, trust_empty=False, keep_txns=25)
+        assert [txn.zxid for txn in got.last_txns] == list(range(36, 61))
+        assert got.last_txns[-1].payload == HISTORY.txns[59].payload
+        got = recover(disk.fs, disk.data_dir, OWNERS, digest_enabled=True, trust_empty=False, keep_txns=500)
+        assert [txn.zxid for txn in got.last_txns] == list(range(21, 61))
+
+
+class TestLoadDatabase:
+    def load(self, disk: Disk, zxid: int, keep_txns: int = 0) -> Recovered:
+        before = disk.fs.operations
+        try:
+            return load_database(
+                disk.fs, disk.data_dir, OWNERS, zxid, digest_enabled=True, keep_txns=keep_txns
+            )
+        finally:
+            assert disk.fs.operations == before
+
+    def test_every_zxid_from_the_oldest_snapshot_on_can_be_had(self) -> None:
+        disk = Disk().snapshot(10).snapshot(30).log(1, 25).log(26, 40).log(41, 60)
+        for zxid in range(10, 61):
+            got = self.load(disk, zxid, keep_txns=5)
+            check(got, zxid)
+            base = 30 if zxid >= 30 else 10
+            assert got.snapshot_zxid == base
+            assert [txn.zxid for txn in got.last_txns] == list(range(max(zxid - 4, base + 1), zxid + 1))
+
+    def test_what_is_damaged_behind_it_does_not_matter(self) -> None:
+        disk = Disk().snapshot(10).log(1, 25).log(27, 40).put("snapshot.1e", b"X" * 30 + b"\0\0\0\1/")
+        check(self.load(disk, 25), 25)
+
+    @pytest.mark.parametrize(
+        ("disk", "zxid", "problem"),
+        [
+            (Disk().snapshot(10).log(1, 25), 9, "zxid 0x9: all snapshots are newer"),
+            (Disk().log(1, 25), 9, "zxid 0x9: all snapshots are newer"),
+            (
+                Disk().snapshot(10).log(1, 25),
+                26,
+                "zxid 0x1a: there is no such txn; the last one before it is 0x19",
+            ),
+            (Disk().snapshot(10).log(1, 25).log(27, 40), 30, "follows 0x19"),
+            (Disk().put("snapshot.a", b""), 10, "cut off"),
+            (Disk().snapshot(10), 11, "the last one before it is 0xa"),
+        ],
+    )
+    def test_what_the_files_do_not_give_is_an_error_that_says_why(
+        self, disk: Disk, zxid: int, problem: str
+    ) -> None:
+        with pytest.raises(UnreachableZxidError, match=problem):
+            self.load(disk, zxid)
+
+    def test_a_fuzzy_snapshot_that_holds_later_txns_is_not_taken(self) -> None:
+        """Apache applies what it logged while a snapshot is still being written; a TRUNC may follow."""
+        for compression in ("", "gz", "snappy"):
+            tree, sessions = replayed(HISTORY, 35)
+            disk = Disk().snapshot(10).log(1, 60)
+            name = f"snapshot.1e{'.' * bool(compression)}{compression}"
+            disk.put(name, b"".join(_compressed(serialize(tree, sessions, 35), compression)))
+            for zxid in (30, 34):
+                got = self.load(disk, zxid)
+                check(got, zxid)
+                assert got.snapshot_zxid == 10
+            got = self.load(disk, 35)
+            check(got, 35)
+            assert got.snapshot_zxid == 30
+
+    def test_the_beginning_of_an_epoch_is_a_zxid_if_the_epoch_is_known(self) -> None:
+        history = make_epochs([(1, 9), (3, 4)])
+        disk = Disk().snapshot_of(history, 0).log_of(history, 0, 13)
+        got = self.load(disk, 3 << 32)
+        assert got.last_zxid == 3 << 32
+        assert state_of(got.tree, got.sessions)[1:] == history.states[9][1:]
+        for zxid in (2 << 32, 4 << 32, 1 << 32 | 10, 2 << 32 | 1):
+            with pytest.raises(UnreachableZxidError, match="there is no such txn"):
+                self.load(disk, zxid)
 
 
 class TestTxns:
