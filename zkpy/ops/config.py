@@ -26,12 +26,15 @@ properties of all sources under their full names.
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, field, fields
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from zkpy.core.membership import Membership, MembershipError, is_membership_key, parse_membership
+from zkpy.core.membership import Member, Membership, MembershipError, is_membership_key, parse_membership
 from zkpy.core.properties import PropertiesError, Property, parse_properties
 from zkpy.ops import known_keys, values
+from zkpy.storage.dynamic_config import ConfigFiles, version_in_name
+from zkpy.storage.vfs import RealFs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +44,12 @@ BUILT_IN_FILE = b"tickTime=2000\ndataDir=./zkpy-data\nclientPort=2181\n"
 BUILT_IN_NAME = "(no file)"
 
 _PREFIX = "zookeeper."
+
+NO_SERVER_ID = -1
+"""There is no myid."""
+# With TTL nodes the top byte of a session id means something else from here on.
+_EXTENDED_SERVER_ID_MAX = 0xFE
+_MULTI_ADDRESS_PROPERTY = _PREFIX + "multiAddress.enabled"
 
 
 class ConfigError(Exception):
@@ -225,9 +234,16 @@ class ThrottlingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleConfig:
-    """What only matters to several servers. Limits are in ticks, 0 = not set."""
+    """What only matters to several servers. Limits are in ticks, 0 = not set.
 
+    Invariant: with ``is_distributed`` there is a participant, ``server_id`` is one of the members, the limits are set, and
+    ``peer_type`` is the role that the member has.
+    """
+
+    server_id: int = NO_SERVER_ID  # from myid
     membership: Membership = field(default_factory=Membership)
+    # What was proposed last and not known to be committed at the last stop; it may be older than ``membership``.
+    proposed_membership: Membership | None = None
     dynamic_config_file: str | None = _static("dynamicConfigFile", values.optional_text, None)
     standalone_enabled: bool = _static("standaloneEnabled", values.strict_boolean, True)
     init_limit: int = _static("initLimit", values.integer, 0, is_effective=False)
@@ -252,9 +268,7 @@ class EnsembleConfig:
     observer_master_port: int = _static(
         "observerMasterPort", values.integer, 0, is_effective=False
     )  # 0 = off
-    multi_address_enabled: bool = _static(
-        "multiAddress.enabled", values.strict_boolean, False, is_effective=False
-    )
+    multi_address_enabled: bool = _static("multiAddress.enabled", values.strict_boolean, False)
     multi_address_reachability_check_enabled: bool = _static(
         "multiAddress.reachabilityCheckEnabled", values.strict_boolean, True, is_effective=False
     )
@@ -262,6 +276,43 @@ class EnsembleConfig:
         "multiAddress.reachabilityCheckTimeoutMs", values.integer, 1000, is_effective=False
     )
     oracle_path: str | None = _static("oraclePath", values.optional_text, None, is_effective=False)
+    leader_serves: bool = _property("leaderServes", values.is_not_no, True, is_effective=False)
+    cnx_timeout_ms: int = _property("cnxTimeout", values.java_integer, 5000, is_effective=False)
+    quorum_cnxn_timeout_ms: int = _property(
+        "quorumCnxnTimeoutMs", values.java_integer, -1, is_effective=False
+    )  # -1 = sync_limit ticks
+    election_port_bind_retry: int = _property(
+        "electionPortBindRetry", values.java_integer, 3, is_effective=False
+    )  # 0 = for ever
+    tcp_keep_alive: bool = _property("tcpKeepAlive", values.boolean, False, is_effective=False)
+    min_notification_interval_ms: int = _property(
+        "fastleader.minNotificationInterval", values.java_integer, 200, is_effective=False
+    )
+    max_notification_interval_ms: int = _property(
+        "fastleader.maxNotificationInterval", values.java_integer, 60000, is_effective=False
+    )
+    max_concurrent_snap_syncs: int = _property(
+        "leader.maxConcurrentSnapSyncs", values.java_integer, 10, is_effective=False
+    )
+    max_concurrent_diff_syncs: int = _property(
+        "leader.maxConcurrentDiffSyncs", values.java_integer, 100, is_effective=False
+    )
+    max_time_to_wait_for_epoch_ms: int = _property(
+        "leader.maxTimeToWaitForEpoch", values.java_integer, -1, is_effective=False
+    )
+    leader_connect_delay_during_retry_ms: int = _property(
+        "leaderConnectDelayDuringRetryMs", values.java_integer, 100, is_effective=False
+    )
+    observer_reconnect_delay_ms: int = _property(
+        "observer.reconnectDelayMs", values.java_long, 0, is_effective=False
+    )
+    observer_election_delay_ms: int = _property(
+        "observer.election.DelayMs", values.java_integer, 200, is_effective=False
+    )
+    observer_master_size_limit: int = _property(
+        "observerMaster.sizeLimit", values.java_integer, 33554432, is_effective=False
+    )  # bytes
+    force_snapshot_sync: bool = _property("forceSnapshotSync", values.boolean, False, is_effective=False)
     ssl_quorum: bool = _static("sslQuorum", values.strict_boolean, False, is_effective=False)
     port_unification: bool = _static("portUnification", values.strict_boolean, False, is_effective=False)
     ssl_quorum_reload_cert_files: bool = _static(
@@ -286,6 +337,20 @@ class EnsembleConfig:
         "quorum.auth.kerberos.servicePrincipal", values.text, "zkquorum/localhost", is_effective=False
     )
 
+    @property
+    def is_distributed(self) -> bool:
+        """Whether this server is one of an ensemble. Apache's rule: one voter is a standalone server unless that is off."""
+        return not self.standalone_enabled or len(self.membership.participants) > 1
+
+    @property
+    def is_observer(self) -> bool:
+        return self.peer_type == "observer"
+
+    @property
+    def backs_up_static_file(self) -> bool:
+        """Whether the static file holds the servers now and will not for long, so that a start copies it first."""
+        return self.is_distributed and self.reconfig_enabled and self.dynamic_config_file is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
@@ -300,8 +365,8 @@ class ServerConfig:
         "zkpy.log.level", values.choice("debug", "info", "warning", "error"), "info", as_is=True
     )
 
-    # The serverId that `conf` shows: 0 on a standalone server, whatever myid says. (The session ids of a standalone
-    # server carry 1 in their top byte; that is the session tracker's constant, not this.)
+    # The serverId that `conf` shows: 0 on a standalone server, whatever myid says, else `ensemble.server_id`. (The session
+    # ids of a standalone server carry 1 in their top byte; that is the session tracker's constant, not this.)
     my_id: int = 0
 
     # Directories and client ports.
@@ -347,6 +412,8 @@ class ServerConfig:
     flush_delay_ms: int = _property("flushDelay", values.java_long, 0)
     max_batch_size: int = _property("maxBatchSize", values.java_integer, 1000)
     commit_log_count: int = _property("commitLogCount", values.java_integer, 500, is_effective=False)
+    # Share of a snapshot's size up to which the log is sent in its place; negative = never.
+    snapshot_size_factor: float = _property("snapshotSizeFactor", values.fraction, 0.33, is_effective=False)
     close_session_txn_enabled: bool = _property("closeSessionTxn.enabled", values.boolean, True)
 
     # Snapshots.
@@ -430,13 +497,16 @@ class _Setting(NamedTuple):
     where: str
 
 
-def load_config(arguments: Sequence[str], environ: Mapping[str, str]) -> ServerConfig:
+def load_config(
+    arguments: Sequence[str], environ: Mapping[str, str], *, takes_ensembles: bool = False
+) -> ServerConfig:
     """Read what the arguments of ``zkpy server`` and the environment say.
 
     Args:
         arguments: ``-Dname=value`` options and either one file, or ``clientPort dataDir [tickTime] [maxClientCnxns]``,
             or nothing.
         environ: SERVER_JVMFLAGS, JVMFLAGS and ZKPY_LOG_LEVEL are read from it.
+        takes_ensembles: whether several servers are a configuration that can be run.
 
     Raises:
         ConfigError: the server cannot start this way.
@@ -458,17 +528,21 @@ def load_config(arguments: Sequence[str], environ: Mapping[str, str]) -> ServerC
         return _Loader(BUILT_IN_FILE, None, properties).config()
     if len(positional) == 1:
         file = str(Path(positional[0]).absolute())
-        return _Loader(_read(file), file, properties).config()
+        return _Loader(_read(file), file, properties).config(takes_ensembles=takes_ensembles)
     return _from_positional(positional, properties)
 
 
 def config_from_text(
-    content: bytes | str, properties: Mapping[str, str] | None = None, *, file: str = "zoo.cfg"
+    content: bytes | str,
+    properties: Mapping[str, str] | None = None,
+    *,
+    file: str = "zoo.cfg",
+    takes_ensembles: bool = False,
 ) -> ServerConfig:
     """Read a configuration that is in memory; ``properties`` are full names, as behind ``-D``."""
     settings = {name: _Setting(value, "-D") for name, value in (properties or {}).items()}
     raw = content if isinstance(content, bytes) else content.encode("latin-1")
-    return _Loader(raw, str(Path(file).absolute()), settings).config()
+    return _Loader(raw, str(Path(file).absolute()), settings).config(takes_ensembles=takes_ensembles)
 
 
 def _from_positional(positional: Sequence[str], properties: Mapping[str, _Setting]) -> ServerConfig:
@@ -529,7 +603,7 @@ class _Loader:
         for key, (value, line) in _parse_file(content, name).items():
             self._add(key, _Setting(value, f"{name}:{line}"))
 
-    def config(self) -> ServerConfig:
+    def config(self, *, takes_ensembles: bool = False) -> ServerConfig:
         self._notice_keys_without_effect()
         sections = {name: self._values_of(cls) for name, cls in _SECTIONS.items()}
         top = self._values_of(ServerConfig)
@@ -541,6 +615,13 @@ class _Loader:
         if top["readonlymode_enabled"] and top["four_letter_words"] != "*":
             top["four_letter_words"] |= {"isro"}
         top |= {name: cls(**sections[name]) for name, cls in _SECTIONS.items()}
+        ensemble: EnsembleConfig = top["ensemble"]
+        if ensemble.is_distributed and not takes_ensembles:
+            raise self._refusal(
+                "server.N",
+                f"{len(ensemble.membership.participants)} participant(s) with standaloneEnabled="
+                f"{str(ensemble.standalone_enabled).lower()} ask for an ensemble; this version runs standalone only",
+            )
         return ServerConfig(
             **top,
             config_file=self._file,
@@ -617,7 +698,12 @@ class _Loader:
                     accepted.append(short)
             elif name in known_keys.AS_IS:
                 accepted.append(name)
-            elif not name.startswith(_PREFIX) or short in known_keys.SILENT or _is_family(short):
+            elif (
+                name == _MULTI_ADDRESS_PROPERTY
+                or not name.startswith(_PREFIX)
+                or short in known_keys.SILENT
+                or _is_family(short)
+            ):
                 continue
             elif short in known_keys.PROPERTIES or short.startswith(known_keys.PROPERTY_PREFIXES):
                 accepted.append(short)
@@ -689,28 +775,53 @@ class _Loader:
             raise self._refusal("quorum.auth.serverRequireSasl", "needs quorum.auth.learnerRequireSasl=true")
         if ensemble["quorum_learner_require_sasl"] and not ensemble["quorum_sasl_enabled"]:
             raise self._refusal("quorum.auth.learnerRequireSasl", "needs quorum.auth.enableSasl=true")
-        membership = ensemble["membership"] = self._membership(ensemble["dynamic_config_file"])
-        server_id = self._my_id(top["data_dir"])
+        if self._has_multi_address_property():
+            ensemble["multi_address_enabled"] = True
+        membership = self._membership(
+            ensemble["dynamic_config_file"], multi_address_enabled=ensemble["multi_address_enabled"]
+        )
+        ensemble["membership"] = membership
+        server_id = ensemble["server_id"] = self._my_id(top["data_dir"])
         if membership.servers:
             self._check_members(membership, ensemble["standalone_enabled"])
-        # Apache's rule: one voting member is a standalone server, unless that is switched off.
+        member = membership.servers.get(server_id)
+        if member is not None and member.client is not None:
+            self._take_client_address(member, top)
+        self._take_role(member, ensemble)
         if not ensemble["standalone_enabled"] or len(membership.participants) > 1:
-            self._check_distributed(ensemble, server_id)
-            raise self._refusal(
-                "server.N",
-                f"{len(membership.participants)} participant(s) with standaloneEnabled="
-                f"{str(ensemble['standalone_enabled']).lower()} ask for an ensemble; this version runs standalone only",
-            )
-        if membership.participants:
+            self._check_distributed(ensemble, top)
+            top["my_id"] = server_id
+        elif membership.participants:
             self._warn(
                 "config.only_one_server_specified_ignoring", server=f"server.{membership.participants[0]}"
             )
-        member = membership.servers.get(server_id) if server_id is not None else None
-        if member is not None and member.client is not None:
-            if top["client_port"] is None:
-                top["client_port"], top["client_port_address"] = member.client.port, member.client.host
-            elif top["client_port"] != member.client.port:
-                raise self._refusal("clientPort", f"server.{server_id} says {member.client.port}")
+        if ensemble["dynamic_config_file"] and ensemble["reconfig_enabled"]:
+            ensemble["proposed_membership"] = self._proposed()
+
+    def _has_multi_address_property(self) -> bool:
+        """Compat: Apache reads the system property where it reads server lines, and the key elsewhere; here either will do."""
+        setting = self._properties.get(_MULTI_ADDRESS_PROPERTY)
+        return setting is not None and values.boolean(setting.value)
+
+    def _take_client_address(self, member: Member, top: dict[str, Any]) -> None:
+        """The own server line says where clients connect; what the static file says must not be something else."""
+        client = member.client
+        assert client is not None
+        key = f"server.{member.server_id}"
+        if top["client_port"] not in {None, client.port}:
+            raise self._refusal("clientPort", f"{key} says {client.port}")
+        address = top["client_port_address"]
+        if not _is_any_address(address) and not _may_be_same_host(address, client.host):
+            raise self._refusal("clientPortAddress", f"{key} says {client.host}")
+        top["client_port"] = client.port
+        top["client_port_address"] = None if _is_any_address(client.host) else client.host
+
+    def _take_role(self, member: Member | None, ensemble: dict[str, Any]) -> None:
+        """The server lines win over peerType, with a warning."""
+        role = "observer" if member is not None and member.is_observer else "participant"
+        if ensemble["peer_type"] != role:
+            self._warn("config.peer_type_differs", peer_type=ensemble["peer_type"], taken_as=role)
+            ensemble["peer_type"] = role
 
     def _check_members(self, membership: Membership, standalone_enabled: bool) -> None:
         if not membership.participants:
@@ -720,23 +831,43 @@ class _Loader:
             key = f"server.{membership.observers[0]}"
             raise self._refusal(key, "observers need a quorum, and the only participant would run standalone")
 
-    def _check_distributed(self, ensemble: Mapping[str, Any], server_id: int | None) -> None:
-        if not ensemble["membership"].participants:
+    def _check_distributed(self, ensemble: Mapping[str, Any], top: Mapping[str, Any]) -> None:
+        membership: Membership = ensemble["membership"]
+        server_id: int = ensemble["server_id"]
+        count = len(membership.participants)
+        if not count:
             raise self._refusal("standaloneEnabled", "without it at least one server.N must be a participant")
         for name, key in (("init_limit", "initLimit"), ("sync_limit", "syncLimit")):
             if ensemble[name] == 0:
                 raise self._refusal(key, "expected a number of ticks, an ensemble needs it")
-        if server_id is None:
+        if server_id == NO_SERVER_ID:
             raise self._refusal("dataDir", "the file myid is missing there, an ensemble needs it")
+        if server_id not in membership.servers:
+            raise self._refusal(
+                "dataDir", f"the file myid there says {server_id}, but there is no server.{server_id}"
+            )
+        if top["extended_types_enabled"] and server_id > _EXTENDED_SERVER_ID_MAX:
+            raise self._refusal(
+                "dataDir",
+                f"the file myid there says {server_id}; with extendedTypesEnabled at most {_EXTENDED_SERVER_ID_MAX} is possible",
+            )
+        if count <= 2:
+            self._warn("config.no_server_failure_will_be_tolerated", participants=count)
+        elif count % 2 == 0:
+            self._warn("config.even_number_of_participants", participants=count)
 
-    def _membership(self, dynamic_file: str | None) -> Membership:
+    def _membership(self, dynamic_file: str | None, *, multi_address_enabled: bool) -> Membership:
         lines, version = self._membership_lines, 0
         if dynamic_file:
             if lines:
                 raise self._refusal(next(iter(lines)), f"belongs into the dynamicConfigFile {dynamic_file}")
-            lines, version = self._dynamic_lines(dynamic_file)
+            lines, version = self._dynamic_lines(dynamic_file), version_in_name(dynamic_file)
         try:
-            return parse_membership({key: setting.value for key, setting in lines.items()}, version)
+            return parse_membership(
+                {key: setting.value for key, setting in lines.items()},
+                version,
+                multi_address_enabled=multi_address_enabled,
+            )
         except MembershipError as error:
             setting = lines.get(error.key)
             if (
@@ -745,8 +876,7 @@ class _Loader:
                 raise ConfigError(f"{self._file or BUILT_IN_NAME}: {error.key}: {error.reason}") from None
             raise ConfigError(f"{setting.where}: {error.key}={setting.value}: {error.reason}") from None
 
-    def _dynamic_lines(self, file: str) -> tuple[dict[str, _Setting], int]:
-        """The lines of the dynamic file, and its version: the last part of its name in hexadecimal, none = 0."""
+    def _dynamic_lines(self, file: str) -> dict[str, _Setting]:
         try:
             content = _read(file)
         except ConfigError as error:
@@ -758,17 +888,26 @@ class _Loader:
                     f"{file}:{line}: {key}={value}: expected only server, group and weight lines"
                 )
             lines[key] = _Setting(value, f"{file}:{line}")
+        return lines
+
+    def _proposed(self) -> Membership | None:
+        """What a crash left of a reconfiguration that was not known to be committed."""
+        if self._file is None:
+            return None
         try:
-            return lines, int(Path(file).suffix[1:], 16)
-        except ValueError:
-            return lines, 0
+            return ConfigFiles(RealFs(), self._file).proposed()
+        except MembershipError as error:
+            raise ConfigError(f"{self._file}.dynamic.next: {error.key}: {error.reason}") from None
+        except OSError as error:  # Compat: Apache goes on without it as well
+            self._warn("config.proposed_membership_unreadable", reason=error.strerror)
+            return None
 
     @staticmethod
-    def _my_id(data_dir: str) -> int | None:
+    def _my_id(data_dir: str) -> int:
         file = Path(data_dir, "myid")
         try:
             if not file.is_file():
-                return None
+                return NO_SERVER_ID
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
         first_line = _read(str(file)).decode("latin-1").partition("\n")[0].strip()
@@ -783,6 +922,24 @@ _YES_NO = (values.is_yes, values.is_not_no)
 
 def _is_family(short: str) -> bool:
     return short == "superUser" or short.startswith(_FAMILIES)
+
+
+def _ip(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _is_any_address(host: str | None) -> bool:
+    ip = _ip(host) if host is not None else None
+    return host is None or (ip is not None and ip.is_unspecified)
+
+
+def _may_be_same_host(host: str, other: str) -> bool:
+    """Whether nothing is known against it: what a name resolves to is not looked up here."""
+    ip, other_ip = _ip(host), _ip(other)
+    return ip is None or other_ip is None or ip == other_ip
 
 
 def _by_number(item: tuple[str, str]) -> tuple[int, str]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zkpy.core.membership import EnsembleView
 from zkpy.ops import config as config_module
 from zkpy.ops import known_keys, values
 from zkpy.ops.config import ConfigError, Notice, ServerConfig, config_from_text, load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def minimal(*lines: str, **properties: str) -> ServerConfig:
@@ -181,6 +185,7 @@ def test_every_declared_key_reaches_its_field() -> None:
         "quorum.auth.learnerRequireSasl",
         "minSessionTimeout",
         "enforce.auth.enabled",
+        "peerType",  # the server lines win
     }
     reached = set()
     plain = minimal("clientPort=1", "secureClientPort=2")
@@ -416,14 +421,18 @@ class DataDir:
         if my_id is not None:
             (path / "data" / "myid").write_text(my_id)
 
-    def config(self, *lines: str) -> ServerConfig:
+    def config(self, *lines: str, takes_ensembles: bool = False, flags: Sequence[str] = ()) -> ServerConfig:
         file = self.path / "zoo.cfg"
         file.write_text("\n".join([f"dataDir={self.path}/data", *lines]))
-        return load_config([str(file)], {})
+        return load_config([*flags, str(file)], {}, takes_ensembles=takes_ensembles)
 
-    def refusal(self, *lines: str) -> str:
+    def member(self, *lines: str, flags: Sequence[str] = ()) -> ServerConfig:
+        """The configuration of a server that may be one of several."""
+        return self.config(*lines, "initLimit=5", "syncLimit=2", takes_ensembles=True, flags=flags)
+
+    def refusal(self, *lines: str, takes_ensembles: bool = False) -> str:
         with pytest.raises(ConfigError) as caught:
-            self.config(*lines)
+            self.config(*lines, takes_ensembles=takes_ensembles)
         return str(caught.value).removeprefix(f"{self.path}/")
 
 
@@ -484,6 +493,208 @@ def test_an_ensemble_is_refused_because_this_version_runs_standalone(
 ) -> None:
     words = DataDir(tmp_path, "1").refusal(*lines, "initLimit=5", "syncLimit=2")
     assert words.endswith("this version runs standalone only")
+
+
+THREE_SERVERS = ("server.1=a:1:2", "server.2=b:1:2;2190", "server.3=c:1:2")
+
+
+def test_a_member_of_an_ensemble_knows_the_others_and_its_own_id(tmp_path: Path) -> None:
+    config = DataDir(tmp_path, "1\n").member("clientPort=2181", *THREE_SERVERS)
+    ensemble = config.ensemble
+    assert (ensemble.server_id, config.my_id, ensemble.is_distributed, ensemble.is_observer) == (
+        1,
+        1,
+        True,
+        False,
+    )
+    assert (ensemble.init_limit, ensemble.sync_limit, config.client_port) == (5, 2, 2181)
+    assert ensemble.proposed_membership is None
+    # What /zookeeper/config says: the client port of the static file is no part of it.
+    assert ensemble.membership.text() == (
+        "server.1=a:1:2:participant\nserver.2=b:1:2:participant;0.0.0.0:2190\nserver.3=c:1:2:participant\nversion=0"
+    )
+    assert set(notices(config)) <= {"config.keys_without_effect"}
+
+
+def test_one_server_is_an_ensemble_where_standalone_mode_is_off(tmp_path: Path) -> None:
+    config = DataDir(tmp_path, "1").member("server.1=a:1:2", "standaloneEnabled=false")
+    assert config.ensemble.is_distributed
+    assert notices(config)["config.no_server_failure_will_be_tolerated"] == {"participants": 1}
+
+
+def test_without_servers_there_is_no_ensemble(tmp_path: Path) -> None:
+    config = DataDir(tmp_path, "7").member("clientPort=2181")
+    assert not config.ensemble.is_distributed
+    assert (config.ensemble.server_id, config.my_id) == (7, 0)
+
+
+@pytest.mark.parametrize(
+    ("servers", "event"),
+    [
+        (2, "config.no_server_failure_will_be_tolerated"),
+        (4, "config.even_number_of_participants"),
+        (5, None),
+    ],
+)
+def test_a_number_of_voters_that_tolerates_little_is_a_warning(
+    tmp_path: Path, servers: int, event: str | None
+) -> None:
+    lines = [f"server.{id_}=h{id_}:1:2" for id_ in range(1, servers + 1)]
+    found = notices(DataDir(tmp_path, "1").member(*lines))
+    assert set(found) - {"config.keys_without_effect"} == ({event} if event else set())
+
+
+@pytest.mark.parametrize(
+    ("my_id", "lines", "words"),
+    [
+        ("4", (), "zoo.cfg:1: dataDir={}/data: the file myid there says 4, but there is no server.4"),
+        (
+            "255",
+            ("server.255=d:1:2", "extendedTypesEnabled=true"),
+            "zoo.cfg:1: dataDir={}/data: the file myid there says 255; with extendedTypesEnabled at most 254 is possible",
+        ),
+    ],
+)
+def test_a_number_that_cannot_be_a_members_is_refused(
+    tmp_path: Path, my_id: str, lines: tuple[str, ...], words: str
+) -> None:
+    found = DataDir(tmp_path, my_id).refusal(
+        *THREE_SERVERS, "initLimit=5", "syncLimit=2", *lines, takes_ensembles=True
+    )
+    assert found == words.format(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("my_id", "peer_type", "role", "warns"),
+    [
+        ("1", None, "participant", False),
+        ("1", "participant", "participant", False),
+        ("1", "observer", "participant", True),
+        ("4", "observer", "observer", False),
+        ("4", None, "observer", True),
+    ],
+)
+def test_the_role_is_the_one_in_the_server_lines(
+    tmp_path: Path, my_id: str, peer_type: str | None, role: str, warns: bool
+) -> None:
+    lines = [f"peerType={peer_type}"] if peer_type else []
+    config = DataDir(tmp_path, my_id).member(*THREE_SERVERS, "server.4=d:1:2:observer", *lines)
+    assert (config.ensemble.peer_type, config.ensemble.is_observer) == (role, role == "observer")
+    warning = notices(config).get("config.peer_type_differs")
+    assert warning == ({"peer_type": peer_type or "participant", "taken_as": role} if warns else None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "port", "address"),
+    [
+        (("server.1=a:1:2",), None, None),
+        (("server.1=a:1:2", "clientPort=1"), 1, None),
+        (("server.1=a:1:2;2190",), 2190, None),
+        (("server.1=a:1:2;[::]:2190", "clientPort=2190"), 2190, None),
+        (("server.1=a:1:2;10.0.0.1:2190", "clientPort=2190"), 2190, "10.0.0.1"),
+        (("server.1=a:1:2;10.0.0.1:2190", "clientPort=2190", "clientPortAddress=0.0.0.0"), 2190, "10.0.0.1"),
+        (("server.1=a:1:2;10.1:2190", "clientPort=2190", "clientPortAddress=10.0.0.1"), 2190, "10.0.0.1"),
+        (("server.1=a:1:2;zk1:2190", "clientPort=2190", "clientPortAddress=10.0.0.1"), 2190, "zk1"),
+    ],
+)
+def test_the_own_server_line_wins_over_the_client_address_of_the_static_file(
+    tmp_path: Path, lines: tuple[str, ...], port: int | None, address: str | None
+) -> None:
+    config = DataDir(tmp_path, "1").member(*lines, "server.2=b:1:2", "server.3=c:1:2")
+    assert (config.client_port, config.client_port_address) == (port, address)
+
+
+def test_a_client_address_that_differs_from_the_own_server_line_is_refused(tmp_path: Path) -> None:
+    words = DataDir(tmp_path, "1").refusal(
+        "clientPort=2190", "clientPortAddress=10.0.0.2", "server.1=a:1:2;10.0.0.1:2190", takes_ensembles=True
+    )
+    assert words == "zoo.cfg:3: clientPortAddress=10.0.0.2: server.1 says 10.0.0.1"
+
+
+def test_several_addresses_of_a_server_must_be_enabled(tmp_path: Path) -> None:
+    data_dir = DataDir(tmp_path, "1")
+    lines = ("server.1=a:1:2|aa:1:2", "server.2=b:1:2", "server.3=c:1:2")
+    words = data_dir.refusal(*lines)
+    assert words == "zoo.cfg:2: server.1=a:1:2|aa:1:2: several addresses need multiAddress.enabled=true"
+    enabled = data_dir.member(*lines, "multiAddress.enabled=true")
+    by_property = data_dir.member(*lines, flags=["-Dzookeeper.multiAddress.enabled=true"])
+    for config in (enabled, by_property):
+        assert len(config.ensemble.membership.servers[1].addresses) == 2
+        assert config.ensemble.multi_address_enabled
+        assert "config.unknown_keys" not in notices(config)
+
+
+def test_groups_make_the_ensemble_hierarchical(tmp_path: Path) -> None:
+    config = DataDir(tmp_path, "1").member(*THREE_SERVERS, "group.1=1:2", "group.2=3", "weight.3=2")
+    assert config.ensemble.membership.text().endswith(
+        "group.1=1:2\ngroup.2=3\nweight.1=1\nweight.2=1\nweight.3=2\nversion=0"
+    )
+
+
+# -- dynamic files, as a real server has left them
+
+
+def dynamic_files(path: Path, proposed: str | None = None) -> tuple[str, ...]:
+    """Files of a committed membership, and perhaps of a proposed one; the line that names them."""
+    (path / "zoo.cfg.dynamic.100000000").write_text("\n".join(THREE_SERVERS))
+    if proposed is not None:
+        (path / "zoo.cfg.dynamic.next").write_text(proposed)
+    return (f"dynamicConfigFile={path}/zoo.cfg.dynamic.100000000", "reconfigEnabled=true")
+
+
+NEXT = "\n".join([*THREE_SERVERS[:2], "server.4=d:1:2", "version=100000021"])
+
+
+def test_a_proposed_membership_that_a_crash_left_counts_too(tmp_path: Path) -> None:
+    config = DataDir(tmp_path, "1").member(*dynamic_files(tmp_path, NEXT))
+    ensemble = config.ensemble
+    assert ensemble.membership.version == 0x100000000
+    assert ensemble.proposed_membership is not None
+    assert ensemble.proposed_membership.version == 0x100000021
+    view = EnsembleView(ensemble.membership, ensemble.proposed_membership)
+    assert view.voters() == {1, 2, 3, 4}
+    assert not ensemble.backs_up_static_file
+
+
+def test_a_proposed_membership_that_is_older_decides_nothing(tmp_path: Path) -> None:
+    lines = dynamic_files(tmp_path, NEXT.replace("100000021", "ffffffff"))
+    ensemble = DataDir(tmp_path, "1").member(*lines).ensemble
+    assert EnsembleView(ensemble.membership, ensemble.proposed_membership).voters() == {1, 2, 3}
+
+
+def test_a_proposed_membership_beside_a_static_one_is_not_looked_at(tmp_path: Path) -> None:
+    dynamic_files(tmp_path, "garbage")
+    ensemble = DataDir(tmp_path, "1").member(*THREE_SERVERS, "reconfigEnabled=true").ensemble
+    assert ensemble.proposed_membership is None
+    assert ensemble.backs_up_static_file
+
+
+def test_a_proposed_membership_that_is_none_stops_the_start(tmp_path: Path) -> None:
+    lines = dynamic_files(tmp_path, "server.1=a")
+    words = DataDir(tmp_path, "1").refusal(*lines, "initLimit=5", "syncLimit=2", takes_ensembles=True)
+    assert words.startswith("zoo.cfg.dynamic.next: server.1: expected host:quorumPort:electionPort")
+
+
+def test_a_proposed_membership_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
+    lines = dynamic_files(tmp_path)
+    (tmp_path / "zoo.cfg.dynamic.next").mkdir()
+    config = DataDir(tmp_path, "1").member(*lines)
+    assert config.ensemble.proposed_membership is None
+    assert notices(config)["config.proposed_membership_unreadable"] == {"reason": "Is a directory"}
+
+
+def test_zookeeper_3829_without_reconfig_the_membership_is_what_the_files_say(tmp_path: Path) -> None:
+    """Servers are added by editing every static file and restarting; nothing older may go on deciding."""
+    data_dir = DataDir(tmp_path, "1")
+    ensemble = data_dir.member(*THREE_SERVERS).ensemble
+    grown = data_dir.member(*THREE_SERVERS, "server.4=d:1:2", "server.5=e:1:2").ensemble
+    for config in (ensemble, grown):
+        assert (config.membership.version, config.proposed_membership) == (0, None)
+        assert not config.backs_up_static_file
+    assert EnsembleView(grown.membership, grown.proposed_membership).voters() == {1, 2, 3, 4, 5}
+    # A proposal from a time when reconfig was enabled is not taken up.
+    lines = dynamic_files(tmp_path, NEXT)
+    assert data_dir.member(lines[0]).ensemble.proposed_membership is None
 
 
 def test_the_dynamic_file_holds_the_members_and_its_name_the_version(tmp_path: Path) -> None:
