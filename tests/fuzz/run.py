@@ -22,6 +22,7 @@ from typing import Any
 
 SURFACES = (
     "client_frames",
+    "peer_port",
     "jute",
     "sasl_token",
     "certificate_name",

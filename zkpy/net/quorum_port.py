@@ -217,10 +217,17 @@ class QuorumConnection(asyncio.Protocol):
                 self._break_off(str(error))
                 return
             if not is_complete:
+                # One piece in a turn of the loop: uvloop would go on for 8 MB, which take a fifth of a second.
+                self._transport.pause_reading()
+                self._loop.call_soon(self._resume_reading)
                 return
             self._stream = None
             data = stream.rest
             handler.snapshot(link, stream.tree, stream.sessions)
+
+    def _resume_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def eof_received(self) -> None:
         """The other side is done; it would not read an answer."""

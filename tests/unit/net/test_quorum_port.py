@@ -317,6 +317,39 @@ async def test_a_snapshot_may_trickle_in_with_packets_around_it(ends: Ends) -> N
     assert ends.learner.heard == ["connected", (4, 1), (15, 7), "snapshot", (4, 8)]
 
 
+async def test_a_turn_of_the_loop_takes_one_piece_of_a_snapshot(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much there is to read: elections go on meanwhile."""
+    turns: list[int] = [0]
+    loop = asyncio.get_running_loop()
+
+    def turn() -> None:
+        turns.append(0)
+        handle[0] = loop.call_soon(turn)
+
+    feed = SnapshotStream.feed
+
+    def count(stream: SnapshotStream, data: bytes) -> bool:
+        turns[-1] += 1
+        return feed(stream, data)
+
+    monkeypatch.setattr(SnapshotStream, "feed", count)
+    stream = SNAP + stream_of(large_tree(40, 1 << 20))
+    with socket.create_server((LOCALHOST, 0)) as listener:
+        ends.dialler((LOCALHOST, listener.getsockname()[1]))
+        await until(lambda: ends.learner.links)
+        accepted, _ = listener.accept()
+    with accepted:
+        sending = asyncio.create_task(asyncio.to_thread(accepted.sendall, stream))
+        handle = [loop.call_soon(turn)]
+        await until(lambda: ends.learner.images)
+        handle[0].cancel()
+        await sending
+    assert sum(turns) > 100
+    assert max(turns) <= 2  # the one that the SNAP packet is in, and the next
+
+
 @pytest.mark.parametrize(("count", "size"), [(30_000, 20), (20, 1 << 20)])
 async def test_a_large_snapshot_comes_between_the_packets_around_it(
     ends: Ends, count: int, size: int
