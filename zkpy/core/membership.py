@@ -14,6 +14,7 @@ text.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping  # noqa: TC003  compiled, a dataclass looks its field types up
 from dataclasses import dataclass, field, replace
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING
@@ -22,7 +23,6 @@ from zkpy.core.properties import PropertiesError, parse_properties
 from zkpy.core.quorum_verifier import Hierarchical, Majority
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
     from zkpy.core.quorum_verifier import QuorumVerifier
@@ -280,8 +280,8 @@ def parse_membership(
                 weights[number] = _weight(value)
         except _NumberError as error:
             raise MembershipNumberError(key, str(error)) from None
-        except ValueError as error:
-            raise MembershipError(key, str(error)) from None
+        except ValueError as misfit:  # another name: compiled, a variable has one type
+            raise MembershipError(key, str(misfit)) from None
     servers = dict(sorted(servers.items()))
     if groups or weights:
         _complete_groups(servers, groups, weights)
@@ -310,8 +310,8 @@ def parse_member(server_id: int, value: str, *, multi_address_enabled: bool = Tr
         return _member(server_id, value, multi_address_enabled)
     except _NumberError as error:
         raise MembershipNumberError(key, str(error)) from None
-    except ValueError as error:
-        raise MembershipError(key, str(error)) from None
+    except ValueError as misfit:
+        raise MembershipError(key, str(misfit)) from None
 
 
 def _member(server_id: int, value: str, multi_address_enabled: bool) -> Member:
