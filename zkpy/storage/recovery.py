@@ -194,18 +194,20 @@ def load_database(
     fs: FileSystem,
     data_dir: DataDir,
     owners: OwnerRules,
-    zxid: int,
+    zxid: int | None,
     *,
     digest_enabled: bool,
     keep_txns: int = 0,
 ) -> Recovered:
-    """The state as it was after txn `zxid`, from the newest snapshot that holds nothing later and the logs behind it.
+    """The state as it was after txn `zxid`, or after the last one, from the newest snapshot that holds nothing later and
+    the logs behind it.
 
     The txn has to be known: the zxid of a log entry or of a snapshot. Else nobody can tell whether this server had the
     history of whoever names it; a state below it would be taken for something it is not. The one other zxid is that of an
     epoch's beginning (counter 0), before the first txn of that epoch in the log.
 
-    Nothing on disk is changed, or read beyond the first txn above `zxid`. No log may be written meanwhile.
+    Nothing on disk is changed, or read beyond the first txn above `zxid`. So it may be used while a `TxnLog` is there, as
+    long as it writes nothing; `recover` would take its unnamed file for a leftover.
 
     Raises:
         UnreachableZxidError: the files do not give that state; they may be damaged, or not reach back that far.
@@ -217,17 +219,22 @@ def load_database(
         base = _start(fs, data_dir, logs, owners, digest_enabled, trust_empty=False, zxid_max=zxid)
         recovered = base.recovered
         reader = LogReader(fs, paths_from(logs, recovered.last_zxid), recovered.last_zxid)
-        _replay(reader, _up_to(reader.entries(), zxid, following), base, keep_txns)
+        entries = reader.entries()
+        _replay(reader, entries if zxid is None else _up_to(entries, zxid, following), base, keep_txns)
     except (SnapshotDamageError, StorageDamageError) as error:
-        raise UnreachableZxidError(f"zxid 0x{zxid:x}: {error}") from error
+        raise UnreachableZxidError(f"{_name(zxid)}: {error}") from error
     last = recovered.last_zxid
-    if last != zxid:
+    if zxid is not None and last != zxid:
         if counter_of(zxid) != 0 or not following or epoch_of(following[0]) != epoch_of(zxid):
             raise UnreachableZxidError(
-                f"zxid 0x{zxid:x}: there is no such txn; the last one before it is 0x{last:x}"
+                f"{_name(zxid)}: there is no such txn; the last one before it is 0x{last:x}"
             )
         recovered.tree.last_zxid = zxid
     return recovered
+
+
+def _name(zxid: int | None) -> str:
+    return "the last zxid" if zxid is None else f"zxid 0x{zxid:x}"
 
 
 def _start(

@@ -6,6 +6,7 @@ Use: the event loop calls `encode_entry` for each payload; the one log thread ca
     log.append(first_zxid, entries)     # one write; may raise DiskFullError: then rollback(), nothing since sync() is kept
     log.sync()                          # durable, may be acknowledged; any failure is LogFailedError and final
     log.roll()                          # after sync(): the next append begins a new file (False: no space for one)
+    log.finish_file()                   # after sync(): no log.* file is open any more, they may be cut and removed
     log.close()
 
 `headroom_bytes` and `is_space_low` may be read from any thread: while space is low the server refuses what clients
@@ -205,6 +206,21 @@ class TxnLog:
             return False
         old.close()
         return True
+
+    def finish_file(self) -> None:
+        """Close the current file for good. Unlike `roll` it never goes on: without space the next append tries again.
+
+        Raises:
+            LogFailedError: the server has to stop.
+        """
+        self._check_usable()
+        assert self._position == self._synced, "sync first"
+        if self._file is not None and self._is_named:
+            self.close()
+            self._is_named = False
+            self._first_zxid = -1
+            self._synced = self._position = self._dirty_end = self._allocated = 0
+            self._begin_file(0)
 
     def rollback(self) -> None:
         """Forget everything appended since the last sync, after a DiskFullError.

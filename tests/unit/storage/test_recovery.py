@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fakes.handmade_disk import HandmadeDisk, replayed
 from tests.fakes.memory_fs import MemoryFs, Stopped
 from tests.fakes.scripted_server import OWNERS, History, make_epochs, make_txns, state_of
-from zkpy.core.data_tree import DataTree
 from zkpy.core.txn import Txn
 from zkpy.storage.data_dir import DataDir
 from zkpy.storage.errors import SnapshotDamageError, StorageDamageError, UnreachableZxidError
@@ -20,53 +20,11 @@ HISTORY = make_txns(60, seed=4)
 OPEN = [ACL(31, Id("world", "anyone"))]
 
 
-class Disk:
-    """A data directory put together by hand."""
+class Disk(HandmadeDisk):
+    """With txns of `HISTORY`."""
 
     def __init__(self) -> None:
-        self.fs = MemoryFs()
-        self.data_dir = DataDir("/data", "/data")
-        self.fs.put("/data/version-2/.keep", b"")
-
-    def snapshot(self, zxid: int, history: History = HISTORY) -> Disk:
-        tree, sessions = replayed(history, zxid)
-        self.put(f"snapshot.{zxid:x}", b"".join(serialize(tree, sessions, zxid)))
-        return self
-
-    def log(self, first: int, last: int, history: History = HISTORY) -> Disk:
-        entries = b"".join(encode_entry(txn.payload) for txn in history.txns[first - 1 : last])
-        self.put(f"log.{first:x}", HEADER + entries + bytes(700))
-        return self
-
-    def snapshot_of(self, history: History, count: int) -> Disk:
-        """The snapshot after the first `count` txns of any history."""
-        tree, sessions = replayed(history, count)
-        return self.put(f"snapshot.{tree.last_zxid:x}", b"".join(serialize(tree, sessions, tree.last_zxid)))
-
-    def log_of(self, history: History, start: int, end: int) -> Disk:
-        """A log with the txns from number `start` to before number `end`."""
-        txns = history.txns[start:end]
-        entries = b"".join(encode_entry(txn.payload) for txn in txns)
-        return self.put(f"log.{txns[0].zxid:x}", HEADER + entries + bytes(700))
-
-    def put(self, name: str, content: bytes) -> Disk:
-        self.fs.put(f"/data/version-2/{name}", content)
-        return self
-
-    def recover(self, trust_empty: bool = False, digest_enabled: bool = True) -> Recovered:
-        return recover(self.fs, self.data_dir, OWNERS, digest_enabled=digest_enabled, trust_empty=trust_empty)
-
-
-def replayed(history: History, zxid: int) -> tuple[DataTree, dict[int, int]]:
-    tree = DataTree(OWNERS)
-    sessions: dict[int, int] = {}
-    for txn in history.txns[:zxid]:
-        tree.apply(txn, None)
-        if txn.type == OpCode.CREATE_SESSION:
-            sessions[txn.client_id] = txn.record.time_out
-        elif txn.type == OpCode.CLOSE_SESSION:
-            sessions.pop(txn.client_id, None)
-    return tree, sessions
+        super().__init__(HISTORY)
 
 
 def check(recovered: Recovered, zxid: int, history: History = HISTORY) -> None:
@@ -316,7 +274,7 @@ class TestPassedOver:
     def test_a_state_that_came_without_txns_cannot_be_replaced(self, cut_off: bool) -> None:
         """SNAP at 0x200000005, after which the next leader began: the logs look as if nothing was missing."""
         history = make_epochs([(1, 9), (3, 4)])
-        disk = Disk().snapshot_of(history, 0).log_of(history, 0, 9).log_of(history, 9, 13)
+        disk = Disk().snapshot(0, history).log(1, 9, history).log(10, 13, history)
         assert disk.recover().last_zxid == 3 << 32 | 4
         content = disk.fs.read("/data/version-2/snapshot.0")
         disk.put("snapshot.200000005", content[:9] if cut_off else content[:50] + b"?" + content[51:])
@@ -336,7 +294,7 @@ class TestLastTxns:
 
 
 class TestLoadDatabase:
-    def load(self, disk: Disk, zxid: int, keep_txns: int = 0) -> Recovered:
+    def load(self, disk: Disk, zxid: int | None, keep_txns: int = 0) -> Recovered:
         before = disk.fs.operations
         try:
             return load_database(
@@ -353,6 +311,15 @@ class TestLoadDatabase:
             base = 30 if zxid >= 30 else 10
             assert got.snapshot_zxid == base
             assert [txn.zxid for txn in got.last_txns] == list(range(max(zxid - 4, base + 1), zxid + 1))
+
+    def test_without_a_zxid_it_is_everything_and_leaves_a_running_log_alone(self) -> None:
+        disk = Disk().snapshot(10).log(1, 25).put("tmp-log", HEADER)
+        check(self.load(disk, None), 25)
+        assert "tmp-log" in disk.names()
+        with pytest.raises(
+            UnreachableZxidError, match=r"the last zxid: .*there are transaction logs and no snapshot"
+        ):
+            self.load(Disk().log(1, 25), None)
 
     def test_what_is_damaged_behind_it_does_not_matter(self) -> None:
         disk = Disk().snapshot(10).log(1, 25).log(27, 40).put("snapshot.1e", b"X" * 30 + b"\0\0\0\1/")
@@ -396,7 +363,7 @@ class TestLoadDatabase:
 
     def test_the_beginning_of_an_epoch_is_a_zxid_if_the_epoch_is_known(self) -> None:
         history = make_epochs([(1, 9), (3, 4)])
-        disk = Disk().snapshot_of(history, 0).log_of(history, 0, 13)
+        disk = Disk().snapshot(0, history).log(1, 13, history)
         got = self.load(disk, 3 << 32)
         assert got.last_zxid == 3 << 32
         assert state_of(got.tree, got.sessions)[1:] == history.states[9][1:]
