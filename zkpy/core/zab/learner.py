@@ -587,7 +587,7 @@ class Learner:
         if not activate(self._state, membership):
             return False
         self._asked += 1
-        return not membership.is_same_as(before.with_version(membership.version))
+        return not membership.is_same_as(before)
 
     def _changes_role(self, membership: Membership) -> bool:
         if is_observer_in(membership, self._state.server_id) == self._is_observer:
