@@ -433,6 +433,7 @@ class Leader:
 
     def _learner_synced(self, handler: LearnerHandler) -> None:
         handler.enter(Stage.SYNCED, self._beat)
+        handler.acked = max(handler.acked, first_of(self._epoch))
         if handler.counts:
             self._acked_new_leader(handler.server_id)
         if self.service is not None and handler.stage is Stage.SYNCED:

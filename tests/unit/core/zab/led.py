@@ -24,7 +24,7 @@ from zkpy.core.service import ServiceOptions, ServiceParts
 from zkpy.core.txn import Txn
 from zkpy.core.zab.database import CommittedLog, Database
 from zkpy.core.zab.effects import Effect, ReadHistory, SaveAcceptedEpoch, SaveCurrentEpoch
-from zkpy.core.zab.leader import Leader
+from zkpy.core.zab.leader import Leader, Phase
 from zkpy.core.zab.peer_state import PeerOptions, PeerState, epoch_of, first_of
 from zkpy.core.zab.quorum_link import QuorumLink, SnapshotBody
 from zkpy_protocol.opcodes import OpCode
@@ -81,6 +81,9 @@ class ScriptedLearner:
     @property
     def closed(self) -> str | None:
         return self.link.closed
+
+    def is_open(self) -> bool:
+        return self.link.closed is None
 
     # -- to the leader
 
@@ -215,6 +218,15 @@ class Led:
         service = self.leader.service
         assert service is not None, "not established"
         return service
+
+    def is_over(self) -> bool:
+        return self.leader.over is not None
+
+    def is_in(self, phase: Phase) -> bool:
+        return self.leader.phase is phase
+
+    def is_established(self) -> bool:
+        return self.leader.service is not None
 
     def learner(self, server_id: int, *, is_observer: bool = False) -> ScriptedLearner:
         return ScriptedLearner(self, server_id, is_observer=is_observer)

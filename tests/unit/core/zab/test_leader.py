@@ -72,14 +72,14 @@ def test_observers_and_strangers_raise_the_epoch_and_do_not_count() -> None:
     stranger = led.learner(9).introduce(5)
     voter_in_disguise = led.learner(2, is_observer=True).introduce(1)
     led.settle()
-    assert led.leader.phase is Phase.DISCOVERY
+    assert led.is_in(Phase.DISCOVERY)
     led.learner(3).introduce()
     led.settle()
     for learner in (observer, stranger, voter_in_disguise):
         assert learner.received() == [("LEADER_INFO", z(9, 0))]
         learner.ack_epoch()
     led.settle()
-    assert led.leader.phase is Phase.COMPARING, "nor do their epoch acks"
+    assert led.is_in(Phase.COMPARING), "nor do their epoch acks"
 
 
 def test_whoever_comes_late_gets_the_epoch_at_once_even_if_it_has_accepted_a_later_one() -> None:
@@ -125,12 +125,12 @@ def test_a_learner_that_introduces_itself_wrongly_is_closed(packet: bytes, reaso
     led = Led()
     learner = led.learner(2)
     learner.send_bytes(packet)
-    assert learner.closed is not None
-    assert reason in learner.closed
+    assert not learner.is_open()
+    assert reason in str(learner.closed)
     learner.introduce()
     assert learner.received() == [], "what comes behind is not looked at"
     led.settle()
-    assert led.leader.phase is Phase.DISCOVERY
+    assert led.is_in(Phase.DISCOVERY)
 
 
 def test_learners_without_a_name_do_not_replace_each_other() -> None:
@@ -166,7 +166,7 @@ def compared(led: Led, *server_ids: int) -> list[ScriptedLearner]:
     """Followers that were offered the epoch."""
     learners = [led.learner(server_id).introduce(1) for server_id in server_ids]
     led.carry_out()
-    assert led.leader.phase is Phase.COMPARING
+    assert led.is_in(Phase.COMPARING)
     for learner in learners:
         learner.raw()
     return learners
@@ -188,7 +188,7 @@ def test_whoever_is_ahead_of_the_leader_is_closed(zxid: int, current_epoch: int,
     led = Led(voters=(1, 2, 3, 4, 5), history=HISTORY)
     first, _ = compared(led, 2, 3)
     first.ack_epoch(zxid, current_epoch)
-    assert (first.closed is not None) is is_ahead
+    assert (not first.is_open()) is is_ahead
 
 
 def test_observers_are_compared_too() -> None:
@@ -196,7 +196,7 @@ def test_observers_are_compared_too() -> None:
     observer = led.learner(7, is_observer=True).introduce(1)
     compared(led, 2)
     observer.ack_epoch(z(1, 7), 1)
-    assert observer.closed is not None
+    assert not observer.is_open()
 
 
 def test_nobody_is_compared_once_a_quorum_has_acked_the_epoch() -> None:
@@ -205,7 +205,7 @@ def test_nobody_is_compared_once_a_quorum_has_acked_the_epoch() -> None:
     first.ack_epoch(z(1, 6), 1)
     assert led.state.effects[0] == SaveCurrentEpoch(2)
     late.ack_epoch(z(1, 7), 1)
-    assert late.closed is None
+    assert late.is_open()
     led.settle()
     assert late.received()[0] == ("TRUNC", z(1, 6))
 
@@ -216,7 +216,7 @@ def test_an_epoch_ack_that_is_no_promise_does_not_count(zxid: int, current_epoch
     led = Led(history=HISTORY)
     (follower,) = compared(led, 2)
     follower.ack_epoch(zxid, current_epoch)
-    assert led.leader.phase is Phase.COMPARING
+    assert led.is_in(Phase.COMPARING)
     assert not led.state.effects
 
 
@@ -234,17 +234,17 @@ def test_something_else_than_an_epoch_ack_ends_the_connection(packet: bytes) -> 
     led = Led(history=HISTORY)
     (follower,) = compared(led, 2)
     follower.send_bytes(packet)
-    assert follower.closed is not None
+    assert not follower.is_open()
 
 
 def test_a_learner_that_speaks_out_of_turn_is_closed() -> None:
     led = Led(voters=(1, 2, 3, 4, 5))
     follower = led.learner(2).introduce()
     follower.ack_epoch()
-    assert follower.closed is not None
+    assert not follower.is_open()
     led.learner(3).introduce()
     led.settle()
-    assert led.leader.phase is Phase.COMPARING, "what it had told before still counts"
+    assert led.is_in(Phase.COMPARING), "what it had told before still counts"
 
 
 # -- giving up before it has begun
@@ -253,7 +253,7 @@ def test_a_learner_that_speaks_out_of_turn_is_closed() -> None:
 def test_it_gives_up_when_the_epoch_quorum_does_not_come_within_init_limit() -> None:
     led = Led(init_limit=5)
     led.beat(10)
-    assert led.leader.over is None
+    assert not led.is_over()
     led.beat()
     assert led.leader.over == "too few accepted epochs within initLimit"
 
@@ -264,7 +264,7 @@ def test_it_gives_up_when_the_epoch_acks_do_not_come_within_init_limit() -> None
     (follower,) = compared(led, 2)
     led.beat(10)
     follower.ack_epoch(0, -1)
-    assert led.leader.over is None, "each phase has its own time"
+    assert not led.is_over(), "each phase has its own time"
     led.beat()
     assert led.leader.over == "too few epoch acks within initLimit"
 
@@ -275,17 +275,17 @@ def test_it_gives_up_when_newleader_is_not_acked_within_init_limit() -> None:
     follower.ack_epoch()
     led.settle()
     led.beat(10)
-    assert led.leader.over is None
+    assert not led.is_over()
     led.beat()
     assert led.leader.over == "too few NEWLEADER acks within initLimit"
-    assert led.leader.service is None
+    assert not led.is_established()
 
 
 def test_a_slow_disk_is_no_reason_to_give_up() -> None:
     led = Led(init_limit=5)
     led.learner(2).introduce()
     led.beat(30)
-    assert led.leader.over is None
+    assert not led.is_over()
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_disloyal_voter_ends_a_wait_that_takes_long_already(
     led = Led(max_time_to_wait_for_epoch_ms=limit_ms)
     led.leader.disloyal_voter = True
     led.beat(beats)
-    assert (led.leader.over is not None) is is_over
+    assert (led.is_over()) is is_over
 
 
 def test_a_disloyal_voter_is_too_late_once_the_epoch_is_decided() -> None:
@@ -306,7 +306,7 @@ def test_a_disloyal_voter_is_too_late_once_the_epoch_is_decided() -> None:
     led.learner(2).introduce()
     led.leader.disloyal_voter = True
     led.beat(2)
-    assert led.leader.over is None
+    assert not led.is_over()
 
 
 # -- synchronization
@@ -470,11 +470,11 @@ def test_observers_come_again_later_when_too_many_learners_synchronize(
     ]
     for learner in learners[:3]:
         learner.introduce(1).ack_epoch(zxid, 1)
-    assert [learner.closed is None for learner in learners[:3]] == [True, False, True]
+    assert [learner.is_open() for learner in learners[:3]] == [True, False, True]
     for learner in (learners[0], learners[2]):
         learner.ack_new_leader()
     learners[3].introduce(1).ack_epoch(zxid, 1)
-    assert learners[3].closed is None
+    assert learners[3].is_open()
 
 
 # -- NEWLEADER
@@ -491,7 +491,7 @@ def synchronizing(*server_ids: int, **options: object) -> tuple[Led, list[Script
     led.settle()
     for learner in learners:
         learner.raw()
-    assert led.leader.phase is Phase.SYNCHRONIZATION
+    assert led.is_in(Phase.SYNCHRONIZATION)
     return led, learners
 
 
@@ -515,8 +515,8 @@ def test_early_acks_of_other_txns_do_not_stand_in_the_way() -> None:
     led, (follower,) = synchronizing(2, history=HISTORY)
     follower.ack(z(1, 5))
     follower.ack(z(1, 6))
-    assert follower.closed is None
-    assert led.leader.service is None
+    assert follower.is_open()
+    assert not led.is_established()
     follower.ack_new_leader()
     assert follower.received() == [("UP_TO_DATE", -1)]
 
@@ -540,7 +540,7 @@ def test_an_early_ack_of_a_proposal_counts_when_newleader_is_acked() -> None:
 def test_acks_of_what_was_never_sent_end_the_connection(zxid: int) -> None:
     _, (follower,) = synchronizing(2, history=HISTORY)
     follower.ack(zxid)
-    assert follower.closed is not None
+    assert not follower.is_open()
 
 
 def test_the_ack_of_uptodate_is_ignored() -> None:
@@ -548,17 +548,17 @@ def test_the_ack_of_uptodate_is_ignored() -> None:
     follower.ack_new_leader()
     follower.ack_new_leader()
     assert follower.received() == []
-    assert follower.closed is None
-    assert led.leader.over is None
+    assert follower.is_open()
+    assert not led.is_over()
 
 
 def test_newleader_needs_the_old_and_the_new_members_when_a_reconfiguration_is_open() -> None:
     view = EnsembleView(members((1, 2, 3)), members((1, 4, 5), version=z(1, 6)))
     led, (two, four) = synchronizing(2, 4, view=view, history=HISTORY, reconfig_enabled=True)
     two.ack_new_leader()
-    assert led.leader.service is None
+    assert not led.is_established()
     four.ack_new_leader()
-    assert led.leader.service is not None
+    assert led.is_established()
     assert led.state.view.committed == members((1, 4, 5), version=z(1, 6))
 
 
@@ -634,14 +634,14 @@ def test_a_second_connection_of_a_server_ends_the_first_and_its_acks() -> None:
     two.ack(zxid)
     assert led.service.proposals.last_committed == z(1, 0)
     led.leader.disconnected(two.link)
-    assert led.leader.over is None
+    assert not led.is_over()
 
 
 def test_an_ack_of_a_txn_that_was_not_proposed_ends_the_connection() -> None:
     led, (follower,) = established(2)
     zxid = led.propose()
     follower.ack(zxid + 1)
-    assert follower.closed is not None
+    assert not follower.is_open()
     led.persist()
     assert led.service.proposals.last_committed == z(1, 0)
 
@@ -731,8 +731,8 @@ def test_acls_are_checked_with_the_identities_of_the_request() -> None:
 def test_a_broken_packet_ends_the_connection_and_nothing_else(packet: bytes) -> None:
     led, (two, three) = established(2, 3)
     two.send_bytes(packet)
-    assert two.closed is not None
-    assert led.leader.over is None
+    assert not two.is_open()
+    assert not led.is_over()
     assert led.service.proposals.last_proposed == z(1, 0)
     led.propose()
     assert three.received() == [("PROPOSAL", z(1, 1))]
@@ -743,14 +743,14 @@ def test_packets_of_unknown_types_are_skipped() -> None:
     led, (follower,) = established(2)
     follower.send(P.DIFF, 1)
     follower.send_bytes(encode_quorum_packet(QuorumPacket(77, 0, None, None)))
-    assert follower.closed is None
+    assert follower.is_open()
     assert [values["type"] for values in led.traced("learner.packet_ignored")] == [P.DIFF, 77]
 
 
 def test_a_learner_serves_nobody_before_uptodate() -> None:
     _, (follower,) = synchronizing(2)
     follower.create(SESSION, 1, "/a")
-    assert follower.closed is not None
+    assert not follower.is_open()
 
 
 def test_sessions_live_as_long_as_learners_hear_of_them() -> None:
@@ -793,10 +793,10 @@ def test_pings_carry_the_last_proposed_zxid() -> None:
 def test_it_steps_down_within_a_tick_without_a_quorum() -> None:
     led, (two, three) = established(2, 3, voters=(1, 2, 3, 4, 5))
     led.beat(2)
-    assert led.leader.over is None
+    assert not led.is_over()
     led.leader.disconnected(two.link)
     led.beat()
-    assert led.leader.over is None, "checked at full ticks"
+    assert not led.is_over(), "checked at full ticks"
     led.beat()
     assert led.leader.over == "only servers [1, 3] are there"
     led.leader.close()
@@ -826,7 +826,7 @@ def test_an_observer_does_not_keep_a_leader_in_office() -> None:
     led.learner(3, is_observer=True).follow(z(1, 0), accepted_epoch=1, current_epoch=-1)
     led.leader.disconnected(two.link)
     led.beat(2)
-    assert led.leader.over is not None
+    assert led.is_over()
 
 
 def test_a_follower_that_comes_back_keeps_the_leader_in_office() -> None:
@@ -834,7 +834,7 @@ def test_a_follower_that_comes_back_keeps_the_leader_in_office() -> None:
     led.leader.disconnected(two.link)
     led.learner(2).introduce(1)
     led.beat(2)
-    assert led.leader.over is None
+    assert not led.is_over()
 
 
 def test_a_silent_follower_is_closed_after_sync_limit() -> None:
@@ -843,7 +843,7 @@ def test_a_silent_follower_is_closed_after_sync_limit() -> None:
     for _ in range(10):
         led.beat()
         three.send(P.PING, z(1, 0), b"")
-    assert two.closed is None
+    assert two.is_open()
     led.beat()
     assert two.closed == "no answer while LIVE"
     assert (three.closed, led.leader.over) == (None, None)
@@ -860,7 +860,7 @@ def test_a_learner_that_does_not_answer_is_closed_after_init_limit(stage: str) -
     for _ in range(12):
         led.beat()
         two.send(P.PING, 0, b"")
-    assert learner.closed is None
+    assert learner.is_open()
     led.beat()
     assert learner.closed == f"no answer while {stage}"
 
@@ -873,7 +873,7 @@ def test_a_learner_that_takes_its_snapshot_piece_by_piece_is_not_late() -> None:
         led.beat()
         two.send(P.PING, 0, b"")
         led.leader.receive(learner.link, [], led.wall_ms, led.mono_ms)
-    assert learner.closed is None
+    assert learner.is_open()
 
 
 def test_a_learner_that_waits_for_the_leader_is_not_late() -> None:
@@ -884,8 +884,8 @@ def test_a_learner_that_waits_for_the_leader_is_not_late() -> None:
     led.settle()
     early.ack_epoch()
     led.beat(12)
-    assert early.closed is None
-    assert led.leader.over is None
+    assert early.is_open()
+    assert not led.is_over()
 
 
 def test_a_follower_that_does_not_ack_a_proposal_is_closed_after_sync_limit() -> None:
@@ -897,12 +897,21 @@ def test_a_follower_that_does_not_ack_a_proposal_is_closed_after_sync_limit() ->
         led.beat()
         two.send(P.PING, 0, b"")
         three.send(P.PING, 0, b"")
-    assert two.closed is None
+    assert two.is_open()
     two.raw()
     led.beat()
     assert two.closed == "a proposal was not acked in time"
-    assert three.closed is None
+    assert three.is_open()
     assert two.received() == [], "and gets no PING any more"
+
+
+def test_without_proposals_there_is_nothing_to_ack() -> None:
+    """Neither the start of the epoch nor what came before it waits for an ack."""
+    led, (two,) = established(2, history=HISTORY, sync_limit=5)
+    for _ in range(30):
+        led.beat()
+        two.send(P.PING, 0, b"")
+    assert two.is_open()
 
 
 def test_acks_that_lag_behind_are_in_time_as_long_as_each_of_them_is() -> None:
@@ -914,18 +923,18 @@ def test_acks_that_lag_behind_are_in_time_as_long_as_each_of_them_is() -> None:
         two.send(P.PING, 0, b"")
         if beat >= 8:
             two.ack(zxids[beat - 8])
-    assert two.closed is None
+    assert two.is_open()
 
 
 def test_committed_txns_of_a_diff_need_no_ack() -> None:
     """Followers since 3.9.3 do not ack them."""
     led, _ = established(2, history=HISTORY, sync_limit=5)
     three = led.learner(3).follow(z(1, 2), accepted_epoch=2, current_epoch=-1)
-    assert three.closed is None
+    assert three.is_open()
     for _ in range(15):
         led.beat()
         three.send(P.PING, 0, b"")
-    assert three.closed is None
+    assert three.is_open()
 
 
 def test_the_last_zxid_of_an_epoch_is_never_proposed() -> None:
@@ -935,7 +944,7 @@ def test_the_last_zxid_of_an_epoch_is_never_proposed() -> None:
     session_at_end = 0x100000000000000
     follower.request(session_at_end, 0, OpCode.CREATE_SESSION, struct.pack(">i", 6000))
     assert follower.received() == [("PROPOSAL", z(1, 0xFFFFFFFE))]
-    assert led.leader.over is None
+    assert not led.is_over()
     follower.request(session_at_end + 1, 0, OpCode.CREATE_SESSION, struct.pack(">i", 6000))
     assert follower.received() == []
     assert led.leader.over == "the zxids of epoch 1 are used up"
@@ -997,7 +1006,7 @@ def test_a_reconfig_needs_the_old_and_the_new_members_and_so_does_what_follows()
     assert led.service.proposals.last_committed == later
     four.ack(last)
     assert led.service.proposals.last_committed == last
-    assert led.leader.over is None
+    assert not led.is_over()
 
 
 def test_a_reconfig_counts_as_persisted_here_when_the_configuration_is_on_disk_as_well() -> None:
@@ -1055,11 +1064,11 @@ def test_a_leader_that_cannot_go_on_hands_over_to_the_best_follower(change: dict
     two.ack(later)
     assert led.service.proposals.last_committed == zxid
     assert [txn.zxid for txn in led.leader.pending] == [later]
-    assert led.leader.over is None, "the followers leave, so that all of them get the message"
+    assert not led.is_over(), "the followers leave, so that all of them get the message"
     led.leader.disconnected(two.link)
     led.leader.disconnected(three.link)
     led.beat(2)
-    assert led.leader.over is not None
+    assert led.is_over()
     assert led.leader.designated_leader == suggested
 
 
@@ -1074,7 +1083,7 @@ def test_a_leader_that_is_not_left_goes_by_itself() -> None:
         led.beat()
         two.send(P.PING, 0, b"")
         three.send(P.PING, 0, b"")
-    assert led.leader.over is None
+    assert not led.is_over()
     led.beat(2)
     assert led.leader.over == "server 2 leads by the new configuration"
 
@@ -1084,7 +1093,7 @@ def test_a_leader_that_finds_itself_removed_only_completes_the_reconfig() -> Non
     view = EnsembleView(members((1, 2, 3)), members((2, 3), version=z(1, 6)))
     led, (two, three) = synchronizing(2, 3, view=view, history=HISTORY, reconfig_enabled=True)
     two.ack_new_leader()
-    assert led.leader.service is None
+    assert not led.is_established()
     three.ack_new_leader()
     assert two.received() == [("UP_TO_DATE", -1)]
     assert led.leader.designated_leader == 2
