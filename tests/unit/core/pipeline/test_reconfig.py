@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.fakes.local_server import LocalServer
-from tests.fakes.replies import OPEN
+from tests.fakes.replies import OPEN, set_data
 from zkpy.core.errors import KeeperError
 from zkpy.core.membership import EnsembleView, Membership
 from zkpy.core.pipeline.reconfig import next_membership
@@ -164,6 +164,7 @@ def test_a_joiner_that_cannot_be_read_is_refused(joining: str, code: int) -> Non
         ("server.17=10.1.1.1:1:2:observer;5,server.18=10.1.1.1:3:5:observer;6", False),
         ("server.17=10.1.1.1:1:2:observer;10.1.1.1:5,server.18=10.1.1.1:3:5:observer;6", True),
         ("server.17=10.1.1.1:1:2:observer;10.1.1.1:1", False),
+        ("server.17=10.1.1.1:1:2:observer;5,server.17=10.1.1.1:1:3:observer;5", False),
         ("server.17=127.0.0.1:1:2:observer;5,server.18=127.0.0.1:1:4:observer;6", False),
         ("server.17=[::1]:1:2:observer;5,server.18=[::1]:1:4:observer;5", False),
         ("server.8=[fe80::1]:1:2:observer;5,server.9=[FE80:0::1%5]:1:3:observer;5", True),
@@ -300,6 +301,18 @@ def test_a_second_reconfig_waits_for_the_first_to_be_committed() -> None:
     ensemble.view = EnsembleView(ensemble.view.last_seen)
     server.holding = False
     client.call(OpCode.RECONFIG, request(leaving="9", config_id=ensemble.view.committed.version)).ok()
+
+
+def test_what_is_pipelined_behind_a_reconfig_sees_the_version_that_never_counts() -> None:
+    server, _ = leading()
+    client = server.client(ids=[SUPER])
+    server.holding = True
+    client.send(OpCode.RECONFIG, request(leaving="9"))
+    client.send(OpCode.SET_DATA, set_data(CONFIG, b"x", 0))
+    client.send(OpCode.SET_DATA, set_data(CONFIG, b"x", -1))
+    server.settle()
+    assert [reply.err for reply in client.replies()] == [ErrorCode.OK, ErrorCode.BADVERSION, ErrorCode.OK]
+    assert server.log[-1].record.version == 0
 
 
 def test_who_may_not_write_the_config_node_hears_of_it_last() -> None:
