@@ -24,6 +24,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, cast
 
+from zkpy.net.sockets import dial, listening_socket, reason_of, resolve
 from zkpy_protocol.election import (
     FRAME_MAX,
     OBSERVER_SERVER_ID,
@@ -51,6 +52,7 @@ STRANGERS_MAX = 100
 STRANGER_ADDRESSES_MAX = 8
 """Addresses of an initial message that are tried; its 2048 bytes could name hundreds."""
 BIND_RETRY_S = 1.0
+_BACKLOG = 128
 KNOCK_S = 0.2
 """How long a server with a larger id has for dialling back; another knock would make it drop what it just dialled."""
 
@@ -229,24 +231,19 @@ class ElectionMesh:
             tried += 1
             try:
                 # A name is resolved anew each time, and bound as Java would: to one address, an IPv4 one if there is any.
-                address = host if host is None else await self._first_address(host, port)
-                return await self._loop.create_server(
-                    lambda: _Connection(self), address, port, reuse_address=True
-                )
-            except (OSError, ValueError) as error:
+                found = None if host is None else min(await resolve(host, port), key=_ipv4_first)[1]
+                sock = listening_socket(found, port, _BACKLOG)
+                return await self._loop.create_server(lambda: _Connection(self), sock=sock, backlog=_BACKLOG)
+            except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
                 where = f"{host or '*'}:{port}"
-                if tried == attempts:
-                    raise ElectionPortError(
-                        f"the election address {where} cannot be bound, tried {tried} times "
-                        f"(zookeeper.electionPortBindRetry): {error}"
-                    ) from error
-                self._logger.warning("election.bind_failed", address=where, attempt=tried, reason=str(error))
+                reason = _reason(error)
+            if tried == attempts:
+                raise ElectionPortError(
+                    f"the election address {where} cannot be bound, tried {tried} times "
+                    f"(zookeeper.electionPortBindRetry): {reason}"
+                )
+            self._logger.warning("election.bind_failed", address=where, attempt=tried, reason=reason)
             await asyncio.sleep(BIND_RETRY_S)
-
-    async def _first_address(self, host: str, port: int) -> str:
-        found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-        return str(found[0][4][0])
 
     def accepted(self, connection: _Connection) -> None:
         """A connection that has to say who it is."""
@@ -328,13 +325,14 @@ class ElectionMesh:
         for host, port in addresses:
             try:
                 async with asyncio.timeout(self._options.cnx_timeout_ms / 1000):
+                    sock = await dial([(host, port)])
                     _, connection = await self._loop.create_connection(
-                        lambda: _Connection(self, is_dialled=True), host, port
+                        lambda: _Connection(self, is_dialled=True), sock=sock
                     )
             except TimeoutError:
                 reason = f"{host}:{port}: no answer within {self._options.cnx_timeout_ms} ms"
-            except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
-                reason = f"{host}:{port}: {error}"
+            except (OSError, ValueError) as error:
+                reason = f"{host}:{port}: {_reason(error)}"
             else:
                 return connection
         if not peer.is_reported:
@@ -374,6 +372,14 @@ class ElectionMesh:
             peer = connection.peer
             server_id = None if peer is None else peer.server_id
             self._logger.warning(event, peer=server_id, host=connection.host, reason=reason)
+
+
+def _ipv4_first(found: tuple[socket.AddressFamily, str]) -> bool:
+    return found[0] != socket.AF_INET
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return reason_of(error) if isinstance(error, OSError) else str(error)
 
 
 class _Peer:
