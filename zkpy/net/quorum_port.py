@@ -20,6 +20,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
+from zkpy.auth.java_rules import host_address
 from zkpy.core.zab.quorum_link import QuorumLink, SnapshotBody
 from zkpy.net.snapshot_relay import SnapshotRelay
 from zkpy.net.sockets import dial, listening_socket, reason_of, resolve
@@ -156,9 +157,8 @@ class QuorumConnection(asyncio.Protocol):
         self._is_paused = False
         self._linger: asyncio.TimerHandle | None = None
         self._has_begun = False
-        self._early = (
-            b""  # what came before the beginning: one piece, since that is one turn of the loop away
-        )
+        # What came before the beginning, which is one turn of the loop away.
+        self._early = b""
         self.link: QuorumLink
 
     # -- asyncio.Protocol
@@ -180,8 +180,8 @@ class QuorumConnection(asyncio.Protocol):
             self._transport.abort()
         if self._transport.is_closing():
             return False
-        host, port = (self._transport.get_extra_info("peername") or ("?", 0))[:2]
-        self.link = QuorumLink(connections.handler.quorum_dirty, f"{host}:{port}")
+        host, port = (self._transport.get_extra_info("peername") or ("0.0.0.0", 0))[:2]  # noqa: S104  nobody any more
+        self.link = QuorumLink(connections.handler.quorum_dirty, f"{host_address(host)}:{port}")
         self.link.shell = self
         self._has_begun = True
         connections.open[self] = None
@@ -254,14 +254,16 @@ class QuorumConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The other side does not keep up reading: leave a stream where it is made."""
         self._is_paused = True
-        if self._waiting:
-            self._relay().pause()
+        relay = self._relay()
+        if relay is not None:
+            relay.pause()
 
     def resume_writing(self) -> None:
         """It has read enough."""
         self._is_paused = False
-        if self._waiting:
-            self._relay().resume()
+        relay = self._relay()
+        if relay is not None:
+            relay.resume()
 
     # -- what goes out
 
@@ -314,14 +316,14 @@ class QuorumConnection(asyncio.Protocol):
             data = b"".join(ready)
             self._waiting_bytes -= len(data)
             self._transport.write(data)
-        if waiting and not self._is_paused:
-            self._relay().resume()
+        relay = self._relay()
+        if relay is not None and not self._is_paused:
+            relay.resume()
 
-    def _relay(self) -> SnapshotRelay:
+    def _relay(self) -> SnapshotRelay | None:
         """The stream that all others wait for."""
-        relay = self._waiting[0]
-        assert isinstance(relay, SnapshotRelay)
-        return relay
+        first = self._waiting[0] if self._waiting else None
+        return first if isinstance(first, SnapshotRelay) else None
 
     def _relayed(self, error: str | None) -> None:
         self._waiting.popleft()
@@ -395,18 +397,22 @@ class LearnerPort:
         for host, port in self._addresses:
             try:
                 hosts = [None] if host is None else [found for _, found in await resolve(host, port)]
-                sockets += [listening_socket(one, port, _BACKLOG) for one in hosts]
             except OSError as error:
-                failures.append(f"{host or '*'}:{port}: {reason_of(error)}")
+                failures.append(f"{host}:{port}: {reason_of(error)}")
+                continue
+            for found in hosts:
+                try:
+                    sockets.append(listening_socket(found, port, _BACKLOG))
+                except OSError as error:
+                    failures.append(f"{found or '*'}:{port}: {reason_of(error)}")
         if not sockets:
             raise OSError(f"learners cannot be listened for: {', '.join(failures)}")
         loop = asyncio.get_running_loop()
         for sock in sockets:
-            if self._connections.is_closed:
-                sock.close()
-            else:
-                listener = await loop.create_server(self._connections.make, sock=sock, backlog=_BACKLOG)
-                self._listeners.append(listener)
+            listener = await loop.create_server(self._connections.make, sock=sock, backlog=_BACKLOG)
+            self._listeners.append(listener)
+        if self._connections.is_closed:
+            self.close()
         return failures
 
     def close(self) -> None:

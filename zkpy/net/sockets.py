@@ -54,7 +54,7 @@ async def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]
         infos = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
-    return [(info[0], str(info[4][0])) for info in infos]
+    return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
 
 
 async def dial(addresses: Iterable[tuple[str, int]]) -> socket.socket:

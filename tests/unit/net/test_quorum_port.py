@@ -317,6 +317,7 @@ async def test_a_snapshot_may_trickle_in_with_packets_around_it(ends: Ends) -> N
     assert ends.learner.heard == ["connected", (4, 1), (15, 7), "snapshot", (4, 8)]
 
 
+@pytest.mark.slow
 async def test_a_turn_of_the_loop_takes_one_piece_of_a_snapshot(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +351,7 @@ async def test_a_turn_of_the_loop_takes_one_piece_of_a_snapshot(
     assert max(turns) <= 2  # the one that the SNAP packet is in, and the next
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "size"), [(30_000, 20), (20, 1 << 20)])
 async def test_a_large_snapshot_comes_between_the_packets_around_it(
     ends: Ends, count: int, size: int
@@ -388,6 +390,7 @@ async def test_a_large_snapshot_is_that_of_the_moment_it_was_taken(ends: Ends) -
     assert stream_of(*ends.learner.images[0]) == before
 
 
+@pytest.mark.slow
 async def test_several_snapshots_on_their_way_at_once(ends: Ends) -> None:
     tree = large_tree()
     port = await ends.port()
@@ -404,6 +407,7 @@ async def test_several_snapshots_on_their_way_at_once(ends: Ends) -> None:
     assert len(ends.learner.images) == 3
 
 
+@pytest.mark.slow
 async def test_a_learner_that_does_not_read_holds_up_its_snapshot_and_nothing_else(ends: Ends) -> None:
     """The stream stays in the child; memory here is bounded, and other learners are served meanwhile."""
     tree = large_tree(64, 1 << 20)
@@ -480,6 +484,17 @@ async def test_no_process_for_a_snapshot_ends_the_connection(
     assert open_descriptors() == descriptors
     await until(lambda: len(ends.leader.heard) == 2)
     assert ends.leader.heard[1] == "no process to write its snapshot: Resource temporarily unavailable"
+
+
+async def test_a_connection_that_is_broken_off_may_still_be_told_of_its_socket(ends: Ends) -> None:
+    """Packets that waited behind a snapshot wait for nothing then."""
+    await ends.connect()
+    connection = ends.leader.connection
+    connection._waiting.append(commit(8))
+    connection._break_off("enough")
+    connection.pause_writing()
+    connection.resume_writing()
+    await until(lambda: len(ends.leader.heard) == 2)
 
 
 # -- what the other side does wrong
@@ -714,7 +729,7 @@ async def test_a_port_listens_on_every_interface_where_it_is_told_to(ends: Ends)
     port = await ends.port((None, 0))
     ends.dialler((LOCALHOST, port.ports[0]))
     await until(lambda: ends.leader.links)
-    assert ends.leader.link.name.rpartition(":")[0].endswith(LOCALHOST)
+    assert ends.leader.link.name.rpartition(":")[0] == LOCALHOST
 
 
 async def test_a_port_listens_on_several_addresses_and_tells_which_it_cannot_have(ends: Ends) -> None:
@@ -733,14 +748,46 @@ async def test_a_port_listens_on_several_addresses_and_tells_which_it_cannot_hav
         await none.wait_closed()
 
 
-async def test_a_port_that_is_closed_while_it_opens_does_not_listen(ends: Ends) -> None:
-    number = free_port()
-    port = LearnerPort(ends.leader, DATA_MAX, [(LOCALHOST, number)])
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_port_that_is_closed_while_it_opens_does_not_listen(ends: Ends, turns: int) -> None:
+    await ends.port()  # with the first one uvloop opens something for itself
+    port = LearnerPort(ends.leader, DATA_MAX, [(LOCALHOST, 0), (LOCALHOST, 0)])
+    before = open_descriptors()
+    opening = asyncio.create_task(port.start())
+    for _ in range(turns):
+        await asyncio.sleep(0)
     port.close()
-    await port.start()
+    await opening
+    await port.wait_closed()
+    await until(lambda: open_descriptors() == before)
     assert port.ports == []
-    with pytest.raises(ConnectionRefusedError):
-        await sockets.dial([(LOCALHOST, number)])
+
+
+async def test_of_the_addresses_of_a_name_those_are_listened_at_that_can_be_had(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [(socket.AF_INET, "192.0.2.1"), (socket.AF_INET, LOCALHOST)]
+
+    async def resolve(_host: str, _port: int) -> list[tuple[socket.AddressFamily, str]]:
+        return found
+
+    monkeypatch.setattr(quorum_port, "resolve", resolve)
+    port = LearnerPort(ends.leader, DATA_MAX, [("zk1", 0)])
+    ends.closables.append(port)
+    assert await port.start() == [f"192.0.2.1:0: {os.strerror(errno.EADDRNOTAVAIL)}"]
+    assert len(port.ports) == 1
+
+
+async def test_a_name_that_nobody_knows_cannot_be_listened_at(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_host: str, _port: int) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(quorum_port, "resolve", fail)
+    port = LearnerPort(ends.leader, DATA_MAX, [("zk1.invalid", 2888), (None, 0)])
+    ends.closables.append(port)
+    assert await port.start() == ["zk1.invalid:2888: Name or service not known"]
 
 
 # -- dialling
