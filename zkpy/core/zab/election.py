@@ -12,7 +12,8 @@ A notification may be lost, repeated, stale or from a stranger. Nothing is concl
 may be older than the sender's state.
 
 Invariants:
-    * the round never goes back while the process lives, and every `start` raises it.
+    * every `start` raises the round (at the greatest long it wraps, as Java's does); it goes back only by joining an
+      established ensemble, whose round counts.
     * only the committed configuration is ever sent: nobody hears of a version that was not established.
     * between a decision and the next `start` no notification changes `vote`.
 """
@@ -24,6 +25,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zkpy.core.membership import Membership, MembershipError
+from zkpy.core.types import wrap64
 from zkpy.core.zab.votes import LEAST, UNTRUSTED_ZXID, Vote, better, equal
 from zkpy_protocol.election import Notification, ServerState
 
@@ -169,7 +171,7 @@ class Election:
         self.decided = None
         self.adopted_config = None
         self.disloyal_voter = False
-        self.election_epoch += 1
+        self.election_epoch = wrap64(self.election_epoch + 1)
         self._is_participant = is_participant
         self._own = Vote(
             self.server_id if self.server_id in self._view.committed.voters else LEAST,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.core.zab.election_network import Network, membership
 from zkpy.core.membership import EnsembleView
 from zkpy.core.zab.election import Election
 from zkpy.core.zab.votes import LEAST, Vote
-from zkpy_protocol.election import Notification, ServerState
+from zkpy_protocol.election import Notification, ServerState, decode_notification, encode_notification
 
 if TYPE_CHECKING:
     from zkpy.core.membership import Membership
@@ -72,6 +74,10 @@ def state_of(election: Election) -> int:
 
 def deadline_of(election: Election) -> int | None:
     return election.next_deadline_ms
+
+
+def adopted(election: Election) -> str | None:
+    return election.adopted_config
 
 
 def to_all(
@@ -156,6 +162,49 @@ def test_what_comes_before_the_start_is_counted_at_the_start() -> None:
     assert taken(election) == to_all(LOOKING, 1) + to_all(LOOKING, 3)
     election.tick(210)
     assert decision(election) == Vote(3, 0, 1, 0)
+
+
+def test_the_interval_ends_at_a_minute_unless_told_otherwise() -> None:
+    """200 ms, doubled."""
+    election = started(1, FIVE)
+    times = [0]
+    for _ in range(12):
+        deadline = deadline_of(election)
+        assert deadline is not None
+        times.append(deadline)
+        election.tick(deadline)
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert gaps == [200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000, 60000]
+
+
+def test_a_new_election_forgets_the_last_one() -> None:
+    """Its decision, and whatever was heard in it: followers of a leader that may be dead by now."""
+    election = started(1)
+    election.receive(2, standing(FOLLOWING, 3, round_=7), 10)
+    election.start(0, 0, is_participant=True, mono_ms=20)
+    election.receive(3, standing(LEADING, 3, round_=7), 30)
+    assert decision(election) is None
+    election.receive(2, standing(FOLLOWING, 3, round_=7), 40)
+    assert decision(election) is not None
+    election.start(0, 0, is_participant=True, mono_ms=50)
+    assert (decision(election), state_of(election), election.election_epoch) == (None, LOOKING, 8)
+    counted = started(2, FIVE)
+    counted.receive(1, looking(2), 10)
+    counted.start(0, 0, is_participant=True, mono_ms=20)
+    counted.receive(3, looking(2, round_=2), 30)
+    counted.tick(230)
+    assert decision(counted) is None
+
+
+def test_the_greatest_round_wraps_like_javas() -> None:
+    """A confused voter cannot make us send a number that no notification holds."""
+    election = started(1)
+    election.receive(3, looking(3, round_=(1 << 63) - 1), 10)
+    election.tick(210)
+    assert election.election_epoch == (1 << 63) - 1
+    election.start(0, 0, is_participant=True, mono_ms=300)
+    assert election.election_epoch == -(1 << 63)
+    assert encode_notification(election.outbox[-1][1])
 
 
 # -- one round
@@ -632,7 +681,7 @@ def test_a_newer_configuration_stops_a_looking_server_until_it_is_adopted() -> N
     assert (taken(election), decision(election)) == ([], None)
     election.view = EnsembleView(new)
     election.start(0, 0, is_participant=True, mono_ms=30)
-    assert state_of(election) == LOOKING
+    assert (adopted(election), state_of(election)) == (None, LOOKING)
     assert {n.config for _, n in election.outbox} == {new.text()}
     assert taken(election) == [
         *to_all(LOOKING, 1, round_=2, voters=(3, 4)),
@@ -727,6 +776,68 @@ def test_a_vote_without_a_configuration_counts() -> None:
     election = started(1)
     election.receive(3, Notification(LOOKING, 3, 0, 1, 0, 0, None), 10)
     assert taken(election) == to_all(LOOKING, 3)
+
+
+# -- anything
+
+
+EXTREMES = st.sampled_from([-(1 << 63), -1, 0, 1, 2, 3, 4, 5, (1 << 63) - 1])
+CONFIGS = st.sampled_from(
+    [
+        THREE.committed.text(),
+        membership((1, 2, 3), version=9).text(),
+        membership((2, 3, 4), version=7).text(),
+        "version=x",
+        "",
+        None,
+    ]
+)
+NOTIFICATIONS = st.builds(
+    Notification,
+    st.integers(-1, 4),
+    EXTREMES,
+    EXTREMES,
+    EXTREMES,
+    EXTREMES,
+    st.integers(0, 3),
+    CONFIGS,
+)
+STEPS = st.one_of(
+    st.tuples(st.sampled_from([2, 3, 4, 77, -1]), NOTIFICATIONS),
+    st.integers(0, 500),
+    st.sampled_from(["start", "observe", "settle"]),
+)
+
+
+@given(st.lists(STEPS, max_size=40), st.booleans())
+def test_whatever_comes_the_promises_of_the_module_hold(
+    steps: list[tuple[int, Notification] | int | str], reconfig_enabled: bool
+) -> None:
+    """Nothing raises, what goes out fits the wire and names the committed configuration, a decision stands."""
+    election = Election(1, THREE, reconfig_enabled=reconfig_enabled)
+    now = 0
+    for step in steps:
+        before = (election.state, election.vote, election.election_epoch)
+        if step == "settle":
+            if election.state != LOOKING:
+                election.settle(5)
+        elif isinstance(step, str):
+            election.start(3, 1, step == "start", now)
+            assert election.election_epoch > before[2] or before[2] == (1 << 63) - 1
+        elif isinstance(step, int):
+            now += step
+            election.tick(now)
+        else:
+            election.receive(*step, now)
+            assert election.election_epoch >= before[2] or election.decided is not None
+        if before[0] != LOOKING and not isinstance(step, str):
+            assert (election.state, election.vote, election.election_epoch) == before
+        assert (election.decided is None) == (election.state == LOOKING)
+        assert election.next_deadline_ms is None or election.next_deadline_ms >= now - 500
+        for receiver, notification in election.outbox:
+            assert receiver != 1
+            assert decode_notification(encode_notification(notification)).config == THREE.committed.text()
+        election.outbox.clear()
 
 
 # -- whole ensembles
