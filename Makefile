@@ -8,7 +8,7 @@ SECONDS_EACH ?= 60
 
 .PHONY: setup compile run test coverage check generate fuzz bench clean conformance conformance-wire conformance-fuzz \
 	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash \
-	conformance-mixed bench-failover bench-ensemble
+	conformance-mixed bench-failover bench-ensemble faults
 
 # Compiled modules hide their sources: what is older than a source, or left of a build that failed, goes before anything runs.
 setup: $(STAMP)
@@ -91,6 +91,9 @@ conformance-crash: setup
 
 conformance-mixed: setup
 	$(BIN)/python conformance/mixed_run.py
+
+faults: setup  ## three servers in network namespaces: root, ip, iptables; SERVER=apache:3.9.5 for real ones
+	$(BIN)/python conformance/faults_run.py --server $(or $(SERVER),zkpy)
 
 clean:
 	rm -rf .venv .work build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
