@@ -2,14 +2,14 @@
 
     epochs = Epochs.load(fs, data_dir.snap_dir, last_zxid)   # StorageDamageError; epochs.notices for the operator
     epochs.save_accepted(7)     # before ACKEPOCH leaves
-    epochs.mark_current(7)      # before anything of the sync with leader 7 reaches log or snapshots
+    epochs.mark_current(6)      # before anything of the sync with leader 7, up to a txn of epoch 6, reaches the disk
     epochs.save_current(7)      # when all of it is durable, before NEWLEADER is acknowledged
 
 Format (on-disk format §1.1), in the version-2 directory of the snapshots, where Apache reads the same::
 
     acceptedEpoch      decimal; one end of line and anything behind it are ignored
     currentEpoch       the same
-    currentEpoch.tmp   the mark: a sync with the leader of this epoch had begun to reach the disk
+    currentEpoch.tmp   the mark: txns up to this epoch were about to reach the disk in a sync
 
 Invariant: epoch of the last zxid <= current <= accepted, and nothing leaves this server that says otherwise. A number is
 durable before it is in memory, so that a failure leaves the disk ahead of what was promised, never behind.
@@ -125,9 +125,8 @@ class Epochs:
     def mark_current(self, epoch: int) -> None:
         """Note durably that a sync begins to reach the disk.
 
-        `epoch` is the one of the leader. Where its history is known to end in an older epoch, because it is not established
-        yet, that older epoch is the better mark for an Apache server that starts on what a crash leaves here: it takes the
-        number as it is.
+        `epoch` had better be that of the last txn which the sync will write: an Apache server that starts on what a crash
+        leaves here takes the number as it is, and the leader's own epoch is only sure to be established when it has a txn.
 
         Raises:
             OSError: an older mark, or none, or this one is on disk.

@@ -113,10 +113,10 @@ class TestLoading:
 
 class TestRepair:
     @pytest.mark.parametrize("mark", [None, 4, 5, 6, b"", b"x"])
-    def test_a_txn_of_a_newer_epoch_raises_the_current_one_whatever_the_mark_says(
+    def test_2307_2354_1653_4269_a_txn_of_a_newer_epoch_raises_the_current_one_whatever_the_mark_says(
         self, mark: bytes | int | None
     ) -> None:
-        """2307, 2354, 1653, 4269: restarted between the end of a sync and its epoch. Never more than the log proves."""
+        """Restarted between the end of a sync and its epoch. Never more than the log proves."""
         fs = disk(acceptedEpoch=6, currentEpoch=4)
         if mark is not None:
             fs.put(f"{DIR}/currentEpoch.tmp", b"%d" % mark if isinstance(mark, int) else mark)

@@ -76,7 +76,7 @@ class TestChoosing:
         with pytest.raises(StorageDamageError, match=r"log\.15, offset 16: txn 0x15 follows 0xa"):
             Disk().snapshot(10).put("snapshot.1e", b"").log(21, 60).recover()
 
-    def test_only_damaged_snapshots_are_refused(self) -> None:
+    def test_2325_only_damaged_snapshots_are_refused(self) -> None:
         with pytest.raises(
             SnapshotDamageError, match=r"snapshot\.1e, offset 3: .* no older snapshot is usable.*Restore"
         ):
@@ -90,7 +90,7 @@ class TestChoosing:
         with pytest.raises(SnapshotDamageError, match=r"snapshot\.65,"):
             disk.recover()
 
-    def test_logs_without_any_snapshot_are_refused_unless_trusted(self) -> None:
+    def test_3056_2325_logs_without_any_snapshot_are_refused_unless_trusted(self) -> None:
         disk = Disk().log(1, 60)
         with pytest.raises(StorageDamageError, match=r"log\.1, offset 0: .*no snapshot.*trust\.empty=true"):
             disk.recover()
@@ -194,8 +194,8 @@ class TestEmptyDatabase:
             disk.recover()
         assert disk.fs.exists("/data/initialize")
 
-    def test_logs_that_were_trusted_without_a_snapshot_ask_for_one(self) -> None:
-        """3781: DIFFs over DIFFs, and never a snapshot to go back to."""
+    def test_3781_logs_that_were_trusted_without_a_snapshot_ask_for_one(self) -> None:
+        """DIFFs over DIFFs, and never a snapshot to go back to."""
         got = Disk().log(1, 9).recover(trust_empty=True)
         assert (got.is_empty, got.snapshot_zxid, got.last_zxid) == (False, None, 9)
 
@@ -228,7 +228,7 @@ class TestRepair:
         assert disk.fs.read("/data/version-2/log.1") == content[:end]
         assert disk.recover().notices == []
 
-    def test_files_in_which_nothing_was_synced_are_removed(self) -> None:
+    def test_2332_files_in_which_nothing_was_synced_are_removed(self) -> None:
         disk = Disk().snapshot(0).log(1, 10).put("log.b", b"")
         got = disk.recover()
         check(got, 10)

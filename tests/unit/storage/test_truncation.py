@@ -316,6 +316,14 @@ class TestInstall:
         assert self.install(made.fs, OLD, 20, again) == 23
         assert state(made.fs) == OLD.states[23]
 
+    def test_nothing_is_cut_before_the_new_state_is_written(self) -> None:
+        made = disk((1, 10), (11, 30), snapshots=(0, 20))
+        made.fs.capacity = 1
+        with pytest.raises(OSError, match="No space left"):
+            self.install(made.fs, make_txns(60, seed=12), 15)
+        assert made.names() == ["log.1", "log.b", "snapshot.0", "snapshot.14"]
+        assert state(made.fs) == OLD.states[30]
+
     def test_3642_a_snap_that_never_came_to_its_end_is_no_file(self) -> None:
         made = disk((1, 10))
         made.put("tmp-snapshot.32", b"half of it")
