@@ -8,11 +8,9 @@ closed without a byte, log thread finished, directory released. Stopping twice i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import random
 import signal
-import socket
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,16 +19,28 @@ from zkpy import wiring
 from zkpy.auth.authenticator import LinkAuthenticator
 from zkpy.auth.jaas import JaasError
 from zkpy.auth.providers import AuthConfigError, AuthEnforcement
-from zkpy.core.leading import LeadingService, standalone
+from zkpy.core.leading import standalone
+from zkpy.core.membership import EnsembleView
 from zkpy.core.owners import OwnerRules
+from zkpy.core.peer import Peer
+from zkpy.core.service import ServiceParts
 from zkpy.core.throttling import ConnectionThrottle, RequestThrottle
+from zkpy.core.zab.database import CommittedLog, Database
+from zkpy.core.zab.peer_state import PeerState
+from zkpy.core.zab.votes import UNTRUSTED_ZXID
+from zkpy.ensemble import EnsembleSockets
 from zkpy.net.client_server import ClientConnection, ClientPort
+from zkpy.net.election_mesh import ElectionPortError
+from zkpy.net.sockets import listening_socket
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
 from zkpy.ops.report import ServerView, StorageStats
 from zkpy.runtime import clock
 from zkpy.runtime.driver import Driver
+from zkpy.runtime.quorum_driver import QuorumDriver
 from zkpy.runtime.snapshots import SnapshotWriter
 from zkpy.storage.data_dir import DataDir
+from zkpy.storage.disk import Disk
+from zkpy.storage.epochs import Epochs
 from zkpy.storage.errors import DataDirError, LogFailedError, SnapshotDamageError, StorageDamageError
 from zkpy.storage.purge import purge
 from zkpy.storage.recovery import Recovered, recover
@@ -41,7 +51,9 @@ from zkpy.storage.vfs import RealFs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zkpy.auth.providers import ProviderRegistry
     from zkpy.core.link import ClientLink
+    from zkpy.core.service import Service
     from zkpy.net.tls_listener import TlsListener
     from zkpy.ops.config import ServerConfig
 
@@ -50,6 +62,7 @@ EXIT_UNEXPECTED = 1
 EXIT_INVOCATION = 2
 EXIT_DATA_DIR = 3
 EXIT_SNAPSHOT = 10
+EXIT_ELECTION_PORT = 14
 
 _HOUR_S = 3600
 _SILENCE_CHECK_S = 1.0
@@ -103,7 +116,7 @@ class Server:
         self._fs = RealFs()
         self._stop_asked = asyncio.Event()
         self._exit_code = EXIT_OK
-        self._is_serving = False
+        self._is_running = False
         self._listeners: list[asyncio.Server] = []
         self._tls_listeners: list[TlsListener] = []
         self._ports: list[ClientPort] = []
@@ -111,8 +124,8 @@ class Server:
         self._started_ms = clock.mono_ms()
         self._storage_stats = StorageStats()
         self._snapshot_started_ms = 0
-        self._service: LeadingService
         self._driver: Driver
+        self._sockets: EnsembleSockets | None = None
         self._snapshots: SnapshotWriter
         self._data_dir: DataDir
         self.port: int | None = None
@@ -165,6 +178,11 @@ class Server:
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         gc.enable()
+        if self._sockets is not None:
+            try:
+                await self._sockets.start()
+            except ElectionPortError as error:
+                raise StartError(str(error), EXIT_ELECTION_PORT) from error
         self._driver.start()
         self._schedule(config.tick_time_ms / 2000, self._driver.tick)
         self._schedule(_SILENCE_CHECK_S, self._close_silent)
@@ -172,15 +190,9 @@ class Server:
             self._purge()
             self._schedule(config.autopurge_purge_interval_hours * _HOUR_S, self._purge)
         await self._listen(loop)
-        self._is_serving = True
-        log.info(
-            "server.serving",
-            client_port=self.port,
-            secure_client_port=self.secure_port,
-            zxid=self._service.tree.last_zxid,
-            znodes=len(self._service.tree.nodes) - 1,
-            sessions=len(self._service.sessions.committed),
-        )
+        self._is_running = True
+        if self._sockets is None:
+            self._serve_clients(self._driver.service)
 
     def _recover(self) -> Recovered:
         config = self._config
@@ -212,64 +224,147 @@ class Server:
 
     def _assemble(self, recovered: Recovered, loop: asyncio.AbstractEventLoop) -> None:
         config = self._config
-        tree = recovered.tree
         registry = wiring.providers(config, self._read_key)
         enforcement = AuthEnforcement.from_config(wiring.auth_settings(config), registry)
         sasl = wiring.sasl_policy(config, enforcement)
         if sasl.refusal is not None:
             log.warning("sasl.refused", reason=sasl.refusal)
         if recovered.digest_mismatches:
-            tree.digest_mismatches = recovered.digest_mismatches
+            recovered.tree.digest_mismatches = recovered.digest_mismatches
             log.warning(
                 "storage.digest_mismatch",
                 txns=recovered.digest_mismatches,
                 meaning="replaying them gave another tree than the server that logged them had",
             )
+        authenticator = LinkAuthenticator(registry, enforcement, sasl, _report_auth)
+        self._snapshots = SnapshotWriter(loop, self._snapshot_done)
+        if config.ensemble.is_distributed:
+            self._assemble_member(recovered, registry, authenticator, loop)
+        else:
+            self._assemble_standalone(recovered, registry, authenticator, loop)
+        self._throttle(self._driver.service)
+        self._view = ServerView(
+            config, self._driver, self._ports, self._started_ms, self._storage_stats, registry
+        )
+        self._words = FourLetterWords(self._view)
+
+    def _assemble_standalone(
+        self,
+        recovered: Recovered,
+        registry: ProviderRegistry,
+        authenticator: LinkAuthenticator,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        tree = recovered.tree
         orphans = tree.drop_orphans(recovered.sessions)
         if orphans:
             log.warning(
                 "storage.orphans_dropped", znodes=orphans, reason="their session is not in the session table"
             )
-        self._service = standalone(
-            wiring.service_options(config),
+        service = standalone(
+            wiring.service_options(self._config),
             tree,
             recovered.sessions,
             registry,
-            LinkAuthenticator(registry, enforcement, sasl, _report_auth),
+            authenticator,
             clock.wall_ms(),
             clock.mono_ms(),
         )
-        self._throttle()
-        self._snapshots = SnapshotWriter(loop, self._snapshot_done)
         if orphans or recovered.snapshot_zxid is None:
             # Txns may only be logged upon a state that is on disk: dropping orphans was no txn.
-            self._write_snapshot()
+            self._write_snapshot(service.database)
         elif recovered.snapshot_zxid != tree.last_zxid:
-            self._start_snapshot()
+            self._begin_snapshot(service.database)
         self._driver = Driver(
-            self._service,
-            TxnLog(
-                self._fs,
-                self._data_dir.log_dir,
-                prealloc_bytes=config.prealloc_size_kb * 1024,
-                size_limit_bytes=max(0, config.txn_log_size_limit_kb) * 1024,
-                force_sync=config.force_sync,
-            ),
+            service,
+            self._open_log(),
             loop,
-            wiring.log_options(config),
+            wiring.log_options(self._config),
             random.Random(),  # noqa: S311  spreads snapshots over servers, protects nothing
             log,
             word=self._word,
             on_snapshot_due=self._start_snapshot,
             on_fatal=self._fail,
         )
-        self._view = ServerView(
-            config, self._service, self._driver, self._ports, self._started_ms, self._storage_stats, registry
-        )
-        self._words = FourLetterWords(self._view)
 
-    def _throttle(self) -> None:
-        service = self._service
+    def _assemble_member(
+        self,
+        recovered: Recovered,
+        registry: ProviderRegistry,
+        authenticator: LinkAuthenticator,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """A member of an ensemble: a peer that looks for a leader as soon as the driver starts."""
+        config = self._config
+        owners = recovered.tree.owners
+        trusts_empty = config.db_autocreate or recovered.is_initialized
+        database = Database(
+            recovered.tree,
+            recovered.sessions,
+            CommittedLog(config.commit_log_count, recovered.last_txns),
+            is_trusted=not recovered.is_empty or trusts_empty,
+        )
+        if recovered.snapshot_zxid is None and database.is_trusted:
+            self._write_snapshot(database)
+        last_zxid = database.tree.last_zxid if database.is_trusted else UNTRUSTED_ZXID
+        epochs = Epochs.load(self._fs, self._data_dir.snap_dir, last_zxid)
+        for notice in epochs.notices:
+            log.warning("storage.recovered", notice=notice)
+        view = EnsembleView(config.ensemble.membership, config.ensemble.proposed_membership)
+        parts = ServiceParts(wiring.service_options(config), registry, authenticator)
+        state = PeerState(wiring.peer_options(config), view, database, parts, epochs.accepted, epochs.current)
+        chance = random.Random()  # noqa: S311  spreads snapshots and elections over servers, protects nothing
+        peer = Peer(state, chance)
+        txn_log = self._open_log()
+        disk = Disk(self._fs, self._data_dir, txn_log, epochs, wiring.disk_options(config, owners))
+        self._driver = QuorumDriver(
+            peer.service,
+            txn_log,
+            loop,
+            wiring.log_options(config),
+            chance,
+            log,
+            word=self._word,
+            on_snapshot_due=self._start_snapshot,
+            on_fatal=self._fail,
+        )
+        self._sockets = EnsembleSockets(
+            self._driver,
+            wiring.quorum_port_options(config, owners),
+            view,
+            serve=self._serve_clients,
+            rewrite=self._snapshots.stop,
+            fatal=self._end,
+        )
+        self._driver.attach(peer, disk, self._sockets)
+
+    def _open_log(self) -> TxnLog:
+        config = self._config
+        return TxnLog(
+            self._fs,
+            self._data_dir.log_dir,
+            prealloc_bytes=config.prealloc_size_kb * 1024,
+            size_limit_bytes=max(0, config.txn_log_size_limit_kb) * 1024,
+            force_sync=config.force_sync,
+        )
+
+    def _serve_clients(self, service: Service) -> None:
+        """Another role, other clients: those of the role before have to find their server again."""
+        for port in self._ports:
+            port.close_all()
+        self._throttle(service)
+        if service.is_serving and not service.is_read_only:
+            log.info(
+                "server.serving",
+                role=service.mode,
+                client_port=self.port,
+                secure_client_port=self.secure_port,
+                zxid=service.tree.last_zxid,
+                znodes=len(service.tree.nodes) - 1,
+                sessions=len(service.sessions.committed),
+            )
+
+    def _throttle(self, service: Service) -> None:
         connects = wiring.connection_throttle_options(self._config)
         if connects is not None:
             chance = random.Random()  # noqa: S311  spreads refusals over clients, protects nothing
@@ -279,7 +374,7 @@ class Server:
             service.request_throttle = RequestThrottle(service, requests)
 
     def _read_key(self) -> bytes | None:
-        node = self._service.tree.get("/key")
+        node = self._driver.service.tree.get("/key")
         return None if node is None else node.data
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -314,7 +409,7 @@ class Server:
         if backlog <= 0:
             backlog = _BACKLOG
         try:
-            sock = _listening_socket(address, number, backlog)
+            sock = listening_socket(address, number, backlog)
         except OSError as error:
             where = f"{address or '*'}:{number}"
             raise StartError(
@@ -337,8 +432,9 @@ class Server:
     # -- while it runs
 
     def _handshake_failed(self, host: str, reason: str) -> None:
-        self._service.stats.auth_failed += 1
-        self._service.stats.unsuccessful_handshakes += 1
+        stats = self._driver.service.stats
+        stats.auth_failed += 1
+        stats.unsuccessful_handshakes += 1
         log.warning("tls.handshake_failed", client=host, reason=reason)
 
     def _schedule(self, interval_s: float, action: Callable[[], object]) -> None:
@@ -360,18 +456,24 @@ class Server:
             port.close_silent(clock.mono_ms())
 
     def _start_snapshot(self) -> None:
+        service = self._driver.service
+        # In the middle of a sync the tree is ahead of what the log can prove (quorum protocol §8.8).
+        if service.is_serving:
+            self._begin_snapshot(service.database)
+
+    def _begin_snapshot(self, database: Database) -> None:
         if self._snapshots.running:
             return
         self._snapshot_started_ms = clock.mono_ms()
-        self._snapshots.start(self._service.tree.last_zxid, self._write_snapshot)
+        self._snapshots.start(database.tree.last_zxid, lambda: self._write_snapshot(database))
 
-    def _write_snapshot(self) -> None:
-        tree = self._service.tree
+    def _write_snapshot(self, database: Database) -> None:
+        tree = database.tree
         write_snapshot(
             self._fs,
             self._data_dir.snap_dir,
             tree,
-            self._service.sessions.committed,
+            database.sessions,
             tree.last_zxid,
             self._config.snapshot_compression,
         )
@@ -405,7 +507,15 @@ class Server:
             effect="the server stops; what it has not acknowledged may or may not be on disk",
             remedy="check the disk of dataLogDir, then start the server again",
         )
-        self._exit_code = EXIT_UNEXPECTED
+        self._end_at_once(EXIT_UNEXPECTED)
+
+    def _end(self, exit_code: int, reason: str) -> None:
+        """The protocol demands that this server stops."""
+        log.critical("server.must_stop", reason=reason, exit_code=exit_code)
+        self._end_at_once(exit_code)
+
+    def _end_at_once(self, exit_code: int) -> None:
+        self._exit_code = exit_code
         for port in self._ports:
             port.close_all()
         self.stop()
@@ -423,10 +533,7 @@ class Server:
             exc_info=error,
             effect="the server stops: a defect in its state must not reach clients or the log",
         )
-        self._exit_code = EXIT_UNEXPECTED
-        for port in self._ports:
-            port.close_all()
-        self.stop()
+        self._end_at_once(EXIT_UNEXPECTED)
 
     # -- end
 
@@ -444,32 +551,17 @@ class Server:
             tls_listener.close()
             await tls_listener.wait_closed()
         self._tls_listeners.clear()
+        if self._sockets is not None:
+            await self._sockets.close()
         if hasattr(self, "_driver"):
             self._driver.stop()
             self._snapshots.stop()
         if hasattr(self, "_data_dir"):
             self._data_dir.release()
-        if self._is_serving:
-            self._is_serving = False
+        if self._is_running:
+            self._is_running = False
             log.info("server.stopped", exit_code=self._exit_code)
         await asyncio.sleep(0)  # let the transports run their connection_lost
-
-
-def _listening_socket(address: str | None, port: int, backlog: int) -> socket.socket:
-    """A listening socket; without an address on every interface, IPv6 and IPv4 where the machine has both."""
-    if address is None:
-        try:
-            sock = socket.create_server(
-                ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog
-            )
-        except OSError:
-            sock = socket.create_server(("0.0.0.0", port), backlog=backlog)  # noqa: S104  the operator asked for all
-    else:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket.create_server((address, port), family=family, backlog=backlog)
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
 
 
 def _report_auth(link: ClientLink, scheme: str, reason: str) -> None:

@@ -15,12 +15,17 @@ from zkpy.core.throttling import (
     RequestThrottleOptions,
     SessionWeights,
 )
+from zkpy.core.zab.peer_state import PeerOptions
+from zkpy.ensemble import QuorumPortOptions
 from zkpy.net.client_server import PortOptions
+from zkpy.net.election_mesh import MeshOptions
 from zkpy.runtime.driver import LogOptions
+from zkpy.storage.disk import DiskOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from zkpy.core.owners import OwnerRules
     from zkpy.net.tls import TlsSettings
     from zkpy.ops.config import ServerConfig
 
@@ -34,15 +39,79 @@ def service_options(config: ServerConfig) -> ServiceOptions:
         tick_time_ms=config.tick_time_ms,
         min_session_timeout_ms=config.min_session_timeout_ms,
         max_session_timeout_ms=config.max_session_timeout_ms,
-        server_id=SESSION_ID_SERVER,
+        server_id=config.ensemble.server_id if config.ensemble.is_distributed else SESSION_ID_SERVER,
         skip_acl=config.skip_acl,
         enforce_quota=config.enforce_quota,
         reconfig_enabled=config.ensemble.reconfig_enabled,
         close_session_txn_enabled=config.close_session_txn_enabled,
         global_outstanding_limit=config.global_outstanding_limit,
+        local_sessions_enabled=config.ensemble.local_sessions_enabled,
+        local_sessions_upgrading_enabled=config.ensemble.local_sessions_upgrading_enabled,
         container_check_interval_ms=config.container_check_interval_ms,
         container_max_per_minute=config.container_max_per_minute,
         container_max_never_used_interval_ms=config.container_max_never_used_interval_ms,
+    )
+
+
+def peer_options(config: ServerConfig) -> PeerOptions:
+    """The settings of elections and roles."""
+    ensemble = config.ensemble
+    return PeerOptions(
+        server_id=ensemble.server_id,
+        tick_time_ms=config.tick_time_ms,
+        init_limit=ensemble.init_limit,
+        sync_limit=ensemble.sync_limit,
+        connect_to_learner_master_limit=ensemble.connect_to_learner_master_limit,
+        leader_serves=ensemble.leader_serves,
+        reconfig_enabled=ensemble.reconfig_enabled,
+        sync_enabled=ensemble.sync_enabled,
+        commit_log_count=config.commit_log_count,
+        snapshot_size_factor=config.snapshot_size_factor,
+        max_concurrent_snap_syncs=ensemble.max_concurrent_snap_syncs,
+        max_concurrent_diff_syncs=ensemble.max_concurrent_diff_syncs,
+        max_time_to_wait_for_epoch_ms=ensemble.max_time_to_wait_for_epoch_ms,
+        min_notification_interval_ms=ensemble.min_notification_interval_ms,
+        max_notification_interval_ms=ensemble.max_notification_interval_ms,
+        observer_election_delay_ms=ensemble.observer_election_delay_ms,
+        read_only_mode_enabled=config.readonlymode_enabled,
+    )
+
+
+def disk_options(config: ServerConfig, owners: OwnerRules) -> DiskOptions:
+    """How the history on disk is read and written."""
+    return DiskOptions(
+        owners=owners,
+        digest_enabled=config.digest_enabled,
+        compression=config.snapshot_compression,
+        commit_log_count=config.commit_log_count,
+        snapshot_size_factor=config.snapshot_size_factor,
+        config_file=config.config_file,
+        server_id=config.ensemble.server_id,
+    )
+
+
+def quorum_port_options(config: ServerConfig, owners: OwnerRules) -> QuorumPortOptions:
+    """How members reach each other."""
+    ensemble = config.ensemble
+    handshake_ms = ensemble.quorum_cnxn_timeout_ms
+    return QuorumPortOptions(
+        server_id=ensemble.server_id,
+        mesh=MeshOptions(
+            handshake_timeout_ms=handshake_ms
+            if handshake_ms >= 0
+            else ensemble.sync_limit * config.tick_time_ms,
+            bind_retries=ensemble.election_port_bind_retry,
+            cnx_timeout_ms=ensemble.cnx_timeout_ms,
+            keepalive=ensemble.tcp_keep_alive,
+            multi_address_enabled=ensemble.multi_address_enabled,
+            listen_on_all_ips=ensemble.quorum_listen_on_all_ips,
+        ),
+        data_max=2 * config.jute_max_buffer,  # its extra size has the same default
+        connect_timeout_ms=ensemble.cnx_timeout_ms,
+        retry_delay_ms=ensemble.leader_connect_delay_during_retry_ms,
+        listen_on_all_ips=ensemble.quorum_listen_on_all_ips,
+        owners=owners,
+        digest_enabled=config.digest_enabled,
     )
 
 

@@ -17,7 +17,7 @@ from tests.fakes.replies import Event, Reply, decode_frames, encode
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
 from zkpy.core.auth import AuthOutcome
 from zkpy.core.data_tree import DataTree
-from zkpy.core.leading import LeadingService, standalone
+from zkpy.core.leading import standalone
 from zkpy.core.link import CLOSE_AFTER_FLUSH, DROPPED, ClientLink
 from zkpy.core.owners import OwnerRules
 from zkpy.core.service import ServiceOptions
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from zkpy.core.acl import AclProviders
     from zkpy.core.auth import Authenticator
+    from zkpy.core.service import Service
     from zkpy.core.txn import Txn
 
 WALL_MS = 1_700_000_000_000
@@ -81,7 +82,7 @@ class Server(Protocol):
     """What a client needs of the server it talks to."""
 
     @property
-    def service(self) -> LeadingService: ...
+    def service(self) -> Service: ...
 
     @property
     def wall_ms(self) -> int: ...

@@ -93,12 +93,12 @@ def test_the_server_runs_with_its_configuration_after_the_notices_are_logged(
         ran.append(config)
         return 3
 
-    config = config_from_text("dataDir=/var/zk\nsnapcount=5\ninitLimit=5\n")
+    config = config_from_text("dataDir=/var/zk\nsnapcount=5\noraclePath=/o\n")
     assert cli.run_configured(config, run) == 3
     assert ran == [config]
     records = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [(record["level"], record["event"], record["keys"]) for record in records] == [
-        ("info", "config.keys_without_effect", ["initLimit"]),
+        ("info", "config.keys_without_effect", ["oraclePath"]),
         ("warning", "config.unknown_keys", ["snapcount"]),
     ]
 

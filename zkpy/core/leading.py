@@ -119,6 +119,7 @@ class LeadingService(Service):
             options.tick_time_ms, first_session_id(options.server_id, wall_ms), database.sessions, mono_ms
         )
         super().__init__(parts, database, self.tracker, mono_ms)
+        self.mode = "standalone" if broadcaster is None else "leader"
         self._server_id = options.server_id
         self._broadcaster = broadcaster
         self._zxid_end = 1 << 62 if broadcaster is None else tree.last_zxid | _COUNTER_MASK

@@ -56,6 +56,7 @@ class LearningService(Service):
             database.sessions, first_id, only_committed=options.local_sessions_enabled
         )
         super().__init__(parts, database, self._learned, mono_ms)
+        self.mode = "follower"
         self._forwarder = forwarder
         self._revalidating: dict[int, ClientLink] = {}
         self._syncs: deque[Request] = deque()

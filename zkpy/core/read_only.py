@@ -30,6 +30,7 @@ class ReadOnlyService(Service):
         first_id = first_session_id(parts.options.server_id, wall_ms)
         super().__init__(parts, database, SessionTable(database.sessions, first_id), mono_ms)
         self.is_read_only = True
+        self.mode = "read-only"
         self._served_here -= {OpCode.SYNC}
         self._sent_on |= {OpCode.SYNC, OpCode.CHECK}
 

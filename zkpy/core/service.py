@@ -159,6 +159,7 @@ class Service:
     Attributes:
         is_serving: False for a server that has no role: it takes no client.
         is_read_only: it serves reads only, from data that may be old.
+        mode: what operators call its role: standalone, leader, follower, observer, read-only.
         local: sessions that are only known here; None unless they are enabled.
         refuse_writes: the log has no room; writes are answered with an error, reads go on.
         connection_throttle: decides on connects; None admits them all.
@@ -181,6 +182,7 @@ class Service:
         "is_serving",
         "links",
         "local",
+        "mode",
         "refuse_writes",
         "request_throttle",
         "sessions",
@@ -213,6 +215,7 @@ class Service:
             )
         self.is_serving = True
         self.is_read_only = False
+        self.mode = ""
         self.refuse_writes = False
         self.connection_throttle: ConnectionThrottle | None = None
         self.request_throttle: RequestThrottle | None = None

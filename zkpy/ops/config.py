@@ -246,25 +246,19 @@ class EnsembleConfig:
     proposed_membership: Membership | None = None
     dynamic_config_file: str | None = _static("dynamicConfigFile", values.optional_text, None)
     standalone_enabled: bool = _static("standaloneEnabled", values.strict_boolean, True)
-    init_limit: int = _static("initLimit", values.integer, 0, is_effective=False)
-    sync_limit: int = _static("syncLimit", values.integer, 0, is_effective=False)
-    connect_to_learner_master_limit: int = _static(
-        "connectToLearnerMasterLimit", values.integer, 0, is_effective=False
-    )
+    init_limit: int = _static("initLimit", values.integer, 0)
+    sync_limit: int = _static("syncLimit", values.integer, 0)
+    connect_to_learner_master_limit: int = _static("connectToLearnerMasterLimit", values.integer, 0)
     peer_type: str = _static(
         "peerType", values.choice("participant", "observer"), "participant", is_effective=False
     )
     reconfig_enabled: bool = _static("reconfigEnabled", values.strict_boolean, False)
-    quorum_listen_on_all_ips: bool = _static(
-        "quorumListenOnAllIPs", values.strict_boolean, False, is_effective=False
-    )
-    local_sessions_enabled: bool = _static(
-        "localSessionsEnabled", values.strict_boolean, False, is_effective=False
-    )
+    quorum_listen_on_all_ips: bool = _static("quorumListenOnAllIPs", values.strict_boolean, False)
+    local_sessions_enabled: bool = _static("localSessionsEnabled", values.strict_boolean, False)
     local_sessions_upgrading_enabled: bool = _static(
-        "localSessionsUpgradingEnabled", values.strict_boolean, False, is_effective=False
+        "localSessionsUpgradingEnabled", values.strict_boolean, False
     )
-    sync_enabled: bool = _static("syncEnabled", values.strict_boolean, True, is_effective=False)
+    sync_enabled: bool = _static("syncEnabled", values.strict_boolean, True)
     observer_master_port: int = _static(
         "observerMasterPort", values.integer, 0, is_effective=False
     )  # 0 = off
@@ -276,39 +270,29 @@ class EnsembleConfig:
         "multiAddress.reachabilityCheckTimeoutMs", values.integer, 1000, is_effective=False
     )
     oracle_path: str | None = _static("oraclePath", values.optional_text, None, is_effective=False)
-    leader_serves: bool = _property("leaderServes", values.is_not_no, True, is_effective=False)
-    cnx_timeout_ms: int = _property("cnxTimeout", values.java_integer, 5000, is_effective=False)
+    leader_serves: bool = _property("leaderServes", values.is_not_no, True)
+    cnx_timeout_ms: int = _property("cnxTimeout", values.java_integer, 5000)
     quorum_cnxn_timeout_ms: int = _property(
-        "quorumCnxnTimeoutMs", values.java_integer, -1, is_effective=False
+        "quorumCnxnTimeoutMs", values.java_integer, -1
     )  # -1 = sync_limit ticks
-    election_port_bind_retry: int = _property(
-        "electionPortBindRetry", values.java_integer, 3, is_effective=False
-    )  # 0 = for ever
-    tcp_keep_alive: bool = _property("tcpKeepAlive", values.boolean, False, is_effective=False)
+    election_port_bind_retry: int = _property("electionPortBindRetry", values.java_integer, 3)  # 0 = for ever
+    tcp_keep_alive: bool = _property("tcpKeepAlive", values.boolean, False)
     min_notification_interval_ms: int = _property(
-        "fastleader.minNotificationInterval", values.java_integer, 200, is_effective=False
+        "fastleader.minNotificationInterval", values.java_integer, 200
     )
     max_notification_interval_ms: int = _property(
-        "fastleader.maxNotificationInterval", values.java_integer, 60000, is_effective=False
+        "fastleader.maxNotificationInterval", values.java_integer, 60000
     )
-    max_concurrent_snap_syncs: int = _property(
-        "leader.maxConcurrentSnapSyncs", values.java_integer, 10, is_effective=False
-    )
-    max_concurrent_diff_syncs: int = _property(
-        "leader.maxConcurrentDiffSyncs", values.java_integer, 100, is_effective=False
-    )
-    max_time_to_wait_for_epoch_ms: int = _property(
-        "leader.maxTimeToWaitForEpoch", values.java_integer, -1, is_effective=False
-    )
+    max_concurrent_snap_syncs: int = _property("leader.maxConcurrentSnapSyncs", values.java_integer, 10)
+    max_concurrent_diff_syncs: int = _property("leader.maxConcurrentDiffSyncs", values.java_integer, 100)
+    max_time_to_wait_for_epoch_ms: int = _property("leader.maxTimeToWaitForEpoch", values.java_integer, -1)
     leader_connect_delay_during_retry_ms: int = _property(
-        "leaderConnectDelayDuringRetryMs", values.java_integer, 100, is_effective=False
+        "leaderConnectDelayDuringRetryMs", values.java_integer, 100
     )
     observer_reconnect_delay_ms: int = _property(
         "observer.reconnectDelayMs", values.java_long, 0, is_effective=False
     )
-    observer_election_delay_ms: int = _property(
-        "observer.election.DelayMs", values.java_integer, 200, is_effective=False
-    )
+    observer_election_delay_ms: int = _property("observer.election.DelayMs", values.java_integer, 200)
     observer_master_size_limit: int = _property(
         "observerMaster.sizeLimit", values.java_integer, 33554432, is_effective=False
     )  # bytes
@@ -373,7 +357,7 @@ class ServerConfig:
     data_dir: str = _static("dataDir", values.text)
     data_log_dir: str = _static("dataLogDir", values.text)
     datadir_autocreate: bool = _property("datadir.autocreate", values.boolean, True)
-    db_autocreate: bool = _property("db.autocreate", values.boolean, True, is_effective=False)
+    db_autocreate: bool = _property("db.autocreate", values.boolean, True)
     client_port: int | None = _static("clientPort", values.port, None)
     client_port_address: str | None = _static("clientPortAddress", values.optional_text, None)
     secure_client_port: int | None = _static("secureClientPort", values.port, None)
@@ -411,9 +395,9 @@ class ServerConfig:
     force_sync: bool = _property("forceSync", values.is_not_no, True)
     flush_delay_ms: int = _property("flushDelay", values.java_long, 0)
     max_batch_size: int = _property("maxBatchSize", values.java_integer, 1000)
-    commit_log_count: int = _property("commitLogCount", values.java_integer, 500, is_effective=False)
+    commit_log_count: int = _property("commitLogCount", values.java_integer, 500)
     # Share of a snapshot's size up to which the log is sent in its place; negative = never.
-    snapshot_size_factor: float = _property("snapshotSizeFactor", values.fraction, 0.33, is_effective=False)
+    snapshot_size_factor: float = _property("snapshotSizeFactor", values.fraction, 0.33)
     close_session_txn_enabled: bool = _property("closeSessionTxn.enabled", values.boolean, True)
 
     # Snapshots.
@@ -497,16 +481,13 @@ class _Setting(NamedTuple):
     where: str
 
 
-def load_config(
-    arguments: Sequence[str], environ: Mapping[str, str], *, takes_ensembles: bool = False
-) -> ServerConfig:
+def load_config(arguments: Sequence[str], environ: Mapping[str, str]) -> ServerConfig:
     """Read what the arguments of ``zkpy server`` and the environment say.
 
     Args:
         arguments: ``-Dname=value`` options and either one file, or ``clientPort dataDir [tickTime] [maxClientCnxns]``,
             or nothing.
         environ: SERVER_JVMFLAGS, JVMFLAGS and ZKPY_LOG_LEVEL are read from it.
-        takes_ensembles: whether several servers are a configuration that can be run.
 
     Raises:
         ConfigError: the server cannot start this way.
@@ -528,7 +509,7 @@ def load_config(
         return _Loader(BUILT_IN_FILE, None, properties).config()
     if len(positional) == 1:
         file = str(Path(positional[0]).absolute())
-        return _Loader(_read(file), file, properties).config(takes_ensembles=takes_ensembles)
+        return _Loader(_read(file), file, properties).config()
     return _from_positional(positional, properties)
 
 
@@ -537,12 +518,11 @@ def config_from_text(
     properties: Mapping[str, str] | None = None,
     *,
     file: str = "zoo.cfg",
-    takes_ensembles: bool = False,
 ) -> ServerConfig:
     """Read a configuration that is in memory; ``properties`` are full names, as behind ``-D``."""
     settings = {name: _Setting(value, "-D") for name, value in (properties or {}).items()}
     raw = content if isinstance(content, bytes) else content.encode("latin-1")
-    return _Loader(raw, str(Path(file).absolute()), settings).config(takes_ensembles=takes_ensembles)
+    return _Loader(raw, str(Path(file).absolute()), settings).config()
 
 
 def _from_positional(positional: Sequence[str], properties: Mapping[str, _Setting]) -> ServerConfig:
@@ -603,7 +583,7 @@ class _Loader:
         for key, (value, line) in _parse_file(content, name).items():
             self._add(key, _Setting(value, f"{name}:{line}"))
 
-    def config(self, *, takes_ensembles: bool = False) -> ServerConfig:
+    def config(self) -> ServerConfig:
         self._notice_keys_without_effect()
         sections = {name: self._values_of(cls) for name, cls in _SECTIONS.items()}
         top = self._values_of(ServerConfig)
@@ -615,13 +595,6 @@ class _Loader:
         if top["readonlymode_enabled"] and top["four_letter_words"] != "*":
             top["four_letter_words"] |= {"isro"}
         top |= {name: cls(**sections[name]) for name, cls in _SECTIONS.items()}
-        ensemble: EnsembleConfig = top["ensemble"]
-        if ensemble.is_distributed and not takes_ensembles:
-            raise self._refusal(
-                "server.N",
-                f"{len(ensemble.membership.participants)} participant(s) with standaloneEnabled="
-                f"{str(ensemble.standalone_enabled).lower()} ask for an ensemble; this version runs standalone only",
-            )
         return ServerConfig(
             **top,
             config_file=self._file,

@@ -91,7 +91,9 @@ class FourLetterWords:
         if word == b"envi":
             return _lines(environment(self._view.version))
         if word == b"isro":
-            return "rw" if self._view.is_serving else "null"
+            if not self._view.is_serving:
+                return "null"
+            return "ro" if self._view.service.is_read_only else "rw"
         if not self._view.is_serving:
             # Compat: without the end of the line for this one.
             return _NOT_SERVING if word == b"hash" else f"{_NOT_SERVING}\n"
@@ -203,7 +205,7 @@ class FourLetterWords:
         yield f"Connections: {len(view.connections())}"
         yield f"Outstanding: {stats.outstanding}"
         yield f"Zxid: {_hex(view.service.tree.last_zxid)}"
-        yield f"Mode: {metrics.SERVER_STATE}"
+        yield f"Mode: {view.service.mode}"
         yield f"Node count: {len(view.service.tree.nodes)}"
 
     def _stmk(self, argument: bytes) -> str | None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Value = int | float | str
 
-SERVER_STATE = "standalone"
 
 _PERCENTILES = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999))
 _AVERAGE_SCALE = 10_000  # four decimals
@@ -147,7 +146,7 @@ _ABSENT: Mapping[str, tuple[str, ...]] = {
 def monitor_values(view: ServerView) -> Iterator[tuple[str, Value]]:
     """All metrics as ``mntr`` names them, in an order that does not change."""
     yield "version", view.version
-    yield "server_state", SERVER_STATE
+    yield "server_state", view.service.mode
     yield from gauges(view).items()
     for name, members in (gauge_sets(view.service.tree) | counter_sets(view)).items():
         for key in sorted(members):

@@ -34,6 +34,10 @@ class Driver(Protocol):
     bytes_received: int
     log_stats: LogStats
 
+    @property
+    def service(self) -> Service:
+        """Who serves the clients now."""
+
     def wall_ms(self) -> int:
         """Wall clock."""
 
@@ -71,7 +75,6 @@ class ServerView:
         ensemble_auth: the provider of scheme ``ensemble``; without one, one that nobody asks.
         client_port: number of the plain port in use, None without one; set when it is open.
         secure_client_port: the same of the TLS port.
-        is_serving: whether clients are served; most commands only say so when they are not.
         started_ms: when the server started, on the monotonic clock.
         version: as ``srvr``, ``stat``, ``envi`` and ``mntr`` show it.
     """
@@ -81,10 +84,8 @@ class ServerView:
         "config",
         "driver",
         "ensemble_auth",
-        "is_serving",
         "ports",
         "secure_client_port",
-        "service",
         "started_ms",
         "storage_stats",
         "version",
@@ -93,7 +94,6 @@ class ServerView:
     def __init__(
         self,
         config: ServerConfig,
-        service: Service,
         driver: Driver,
         ports: Sequence[ClientPort],
         started_ms: int,
@@ -101,7 +101,6 @@ class ServerView:
         providers: ProviderRegistry,
     ) -> None:
         self.config = config
-        self.service = service
         self.driver = driver
         self.ports = ports
         self.started_ms = started_ms
@@ -110,8 +109,17 @@ class ServerView:
         self.ensemble_auth = provider if isinstance(provider, EnsembleProvider) else EnsembleProvider()
         self.client_port = config.client_port
         self.secure_client_port = config.secure_client_port
-        self.is_serving = True
         self.version = full_version()
+
+    @property
+    def service(self) -> Service:
+        """Who serves the clients now."""
+        return self.driver.service
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether clients are served; most commands only say so when they are not."""
+        return self.driver.service.is_serving
 
     def connections(self) -> list[ClientConnection]:
         """All open connections in the order in which they came, port by port."""

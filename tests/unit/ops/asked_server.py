@@ -118,9 +118,7 @@ class AskedServer:
             secure=False,
         )
         self.port = ClientPort(self, options)
-        self.view = ServerView(
-            self.config, self.service, self, [self.port], MONO_MS - 7023, StorageStats(), registry
-        )
+        self.view = ServerView(self.config, self, [self.port], MONO_MS - 7023, StorageStats(), registry)
         self.words = FourLetterWords(self.view)
 
     # -- what the client port and the words want of a runtime

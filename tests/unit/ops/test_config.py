@@ -260,7 +260,7 @@ def test_every_super_user_key_adds_one() -> None:
 
 def test_accepted_keys_without_effect_are_named_in_one_notice() -> None:
     config = minimal(
-        "initLimit=10",
+        "oraclePath=/o",
         "admin.enableServer=false",
         "metricsProvider.httpPort=7000",
         "leader.nodelay=true",
@@ -277,10 +277,10 @@ def test_accepted_keys_without_effect_are_named_in_one_notice() -> None:
                 "keys": [
                     "admin.enableServer",
                     "client.portUnification",
-                    "initLimit",
                     "jvm.pause.monitor",
                     "leader.nodelay",
                     "metricsProvider.httpPort",
+                    "oraclePath",
                     "sasl.client",
                 ]
             },
@@ -421,18 +421,18 @@ class DataDir:
         if my_id is not None:
             (path / "data" / "myid").write_text(my_id)
 
-    def config(self, *lines: str, takes_ensembles: bool = False, flags: Sequence[str] = ()) -> ServerConfig:
+    def config(self, *lines: str, flags: Sequence[str] = ()) -> ServerConfig:
         file = self.path / "zoo.cfg"
         file.write_text("\n".join([f"dataDir={self.path}/data", *lines]))
-        return load_config([*flags, str(file)], {}, takes_ensembles=takes_ensembles)
+        return load_config([*flags, str(file)], {})
 
     def member(self, *lines: str, flags: Sequence[str] = ()) -> ServerConfig:
         """The configuration of a server that may be one of several."""
-        return self.config(*lines, "initLimit=5", "syncLimit=2", takes_ensembles=True, flags=flags)
+        return self.config(*lines, "initLimit=5", "syncLimit=2", flags=flags)
 
-    def refusal(self, *lines: str, takes_ensembles: bool = False) -> str:
+    def refusal(self, *lines: str) -> str:
         with pytest.raises(ConfigError) as caught:
-            self.config(*lines, takes_ensembles=takes_ensembles)
+            self.config(*lines)
         return str(caught.value).removeprefix(f"{self.path}/")
 
 
@@ -488,11 +488,10 @@ def test_an_ensemble_needs_limits_and_myid(
 
 
 @pytest.mark.parametrize("lines", [TWO_SERVERS, ("server.1=a:1:2", "standaloneEnabled=false")])
-def test_an_ensemble_is_refused_because_this_version_runs_standalone(
+def test_several_participants_or_one_that_may_not_stand_alone_are_an_ensemble(
     tmp_path: Path, lines: tuple[str, ...]
 ) -> None:
-    words = DataDir(tmp_path, "1").refusal(*lines, "initLimit=5", "syncLimit=2")
-    assert words.endswith("this version runs standalone only")
+    assert DataDir(tmp_path, "1").config(*lines, "initLimit=5", "syncLimit=2").ensemble.is_distributed
 
 
 THREE_SERVERS = ("server.1=a:1:2", "server.2=b:1:2;2190", "server.3=c:1:2")
@@ -558,9 +557,7 @@ def test_a_number_of_voters_that_tolerates_little_is_a_warning(
 def test_a_number_that_cannot_be_a_members_is_refused(
     tmp_path: Path, my_id: str, lines: tuple[str, ...], words: str
 ) -> None:
-    found = DataDir(tmp_path, my_id).refusal(
-        *THREE_SERVERS, "initLimit=5", "syncLimit=2", *lines, takes_ensembles=True
-    )
+    found = DataDir(tmp_path, my_id).refusal(*THREE_SERVERS, "initLimit=5", "syncLimit=2", *lines)
     assert found == words.format(tmp_path)
 
 
@@ -606,7 +603,7 @@ def test_the_own_server_line_wins_over_the_client_address_of_the_static_file(
 
 def test_a_client_address_that_differs_from_the_own_server_line_is_refused(tmp_path: Path) -> None:
     words = DataDir(tmp_path, "1").refusal(
-        "clientPort=2190", "clientPortAddress=10.0.0.2", "server.1=a:1:2;10.0.0.1:2190", takes_ensembles=True
+        "clientPort=2190", "clientPortAddress=10.0.0.2", "server.1=a:1:2;10.0.0.1:2190"
     )
     assert words == "zoo.cfg:3: clientPortAddress=10.0.0.2: server.1 says 10.0.0.1"
 
@@ -671,7 +668,7 @@ def test_a_proposed_membership_beside_a_static_one_is_not_looked_at(tmp_path: Pa
 
 def test_a_proposed_membership_that_is_none_stops_the_start(tmp_path: Path) -> None:
     lines = dynamic_files(tmp_path, "server.1=a")
-    words = DataDir(tmp_path, "1").refusal(*lines, "initLimit=5", "syncLimit=2", takes_ensembles=True)
+    words = DataDir(tmp_path, "1").refusal(*lines, "initLimit=5", "syncLimit=2")
     assert words.startswith("zoo.cfg.dynamic.next: server.1: expected host:quorumPort:electionPort")
 
 

@@ -53,7 +53,7 @@ def test_a_telnet_that_is_closed_is_told_so_unless_everything_is_allowed(
 
 
 def test_while_the_server_does_not_serve_most_words_say_only_that(server: AskedServer) -> None:
-    server.view.is_serving = False
+    server.service.is_serving = False
     for word in KNOWN_WORDS - {b"ruok", b"envi", b"gtmk", b"stmk", b"isro", b"hash", TELNET_CLOSE}:
         assert server.ask(word) == NOT_SERVING + "\n"
     assert server.ask(b"hash") == NOT_SERVING

@@ -48,6 +48,11 @@ class LoadDatabase:
 
 
 @dataclass(frozen=True, slots=True)
+class ReloadDatabase:
+    """Read everything again as a start does: what is in memory is not what is on disk. Result: Database."""
+
+
+@dataclass(frozen=True, slots=True)
 class TruncateLog:
     """Cut all txns above `zxid` from the log, and snapshots that hold any of them.
 
@@ -61,11 +66,15 @@ class TruncateLog:
 
 @dataclass(frozen=True, slots=True)
 class InstallSnapshot:
-    """Write a received state as the snapshot of `zxid`, durably; then cut all txns above `zxid`. Result: None."""
+    """Write a received state as the snapshot of `zxid`, durably; then cut all txns above `zxid`.
+
+    What stays of them, and the result, are as with TruncateLog.
+    """
 
     tree: DataTree
     sessions: dict[int, int]
     zxid: int
+    again: tuple[Txn, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,7 @@ Effect = (
     | MarkCurrentEpoch
     | SaveCurrentEpoch
     | LoadDatabase
+    | ReloadDatabase
     | TruncateLog
     | InstallSnapshot
     | ReadHistory

@@ -461,6 +461,8 @@ class Learner:
         self._phase = Phase.BROADCAST
         self.established_epoch = self._epoch
         service = self.service = LearningService(state.parts, state.database, self, wall_ms, mono_ms)
+        if self._is_observer:
+            service.mode = "observer"
         committed = sync.committed
         sync.committed = []
         for txn in (*committed, *sync.pending.queue):

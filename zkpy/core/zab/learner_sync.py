@@ -190,6 +190,8 @@ class LearnerSync:
         if isinstance(effect, MarkCurrentEpoch):
             self._change_disk()
         elif isinstance(effect, InstallSnapshot):
+            assert isinstance(result, int)
+            self.logged = max(result, self.logged)
             self._ask(SaveCurrentEpoch(self._epoch))
         elif isinstance(effect, TruncateLog):
             assert isinstance(result, int)
@@ -207,7 +209,7 @@ class LearnerSync:
             # A state that changed while it was sent agrees with no digest before its last txn (§8.5).
             tree.digest_mismatches = 0
             self.logged = tree.last_zxid
-            self._ask(InstallSnapshot(tree, database.sessions, tree.last_zxid))
+            self._ask(InstallSnapshot(tree, database.sessions, tree.last_zxid, tuple(self.pending.queue)))
         elif self._mode == PacketType.TRUNC:
             self._ask(TruncateLog(self._zxid, (*self.committed, *self.pending.queue)))
         else:

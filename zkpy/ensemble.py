@@ -1,0 +1,184 @@
+"""The sockets of an ensemble member: election port, learner port, the connection to the leader.
+
+Part of the composition root: it makes them as the driver asks, and knows which addresses the configuration gives them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from zkpy.net.election_mesh import ElectionMesh
+from zkpy.net.quorum_port import LeaderDialler, LearnerPort
+from zkpy.storage.snapshot_stream import SnapshotStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from zkpy.core.membership import EnsembleView
+    from zkpy.core.owners import OwnerRules
+    from zkpy.core.service import Service
+    from zkpy.net.election_mesh import MeshOptions
+    from zkpy.runtime.quorum_driver import QuorumDriver
+    from zkpy_protocol.election import Notification
+
+log = structlog.get_logger()
+
+
+class QuorumPortOptions:
+    """How members reach each other.
+
+    Attributes:
+        data_max: limit for the data of a packet, in bytes.
+        connect_timeout_ms: of one attempt to reach the leader.
+        retry_delay_ms: between two of them.
+    """
+
+    __slots__ = (
+        "connect_timeout_ms",
+        "data_max",
+        "digest_enabled",
+        "listen_on_all_ips",
+        "mesh",
+        "owners",
+        "retry_delay_ms",
+        "server_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        server_id: int,
+        mesh: MeshOptions,
+        data_max: int,
+        connect_timeout_ms: int,
+        retry_delay_ms: int,
+        listen_on_all_ips: bool,
+        owners: OwnerRules,
+        digest_enabled: bool,
+    ) -> None:
+        self.server_id = server_id
+        self.mesh = mesh
+        self.data_max = data_max
+        self.connect_timeout_ms = connect_timeout_ms
+        self.retry_delay_ms = retry_delay_ms
+        self.listen_on_all_ips = listen_on_all_ips
+        self.owners = owners
+        self.digest_enabled = digest_enabled
+
+
+class EnsembleSockets:
+    """What `QuorumDriver` asks of the sockets; the rest it asks is handed on to the server."""
+
+    def __init__(
+        self,
+        driver: QuorumDriver,
+        options: QuorumPortOptions,
+        view: EnsembleView,
+        *,
+        serve: Callable[[Service], None],
+        rewrite: Callable[[], None],
+        fatal: Callable[[int, str], None],
+    ) -> None:
+        self.serve = serve
+        self.rewrite = rewrite
+        self.fatal = fatal
+        self._driver = driver
+        self._options = options
+        self._view = view
+        self._mesh = ElectionMesh(
+            options.server_id, asyncio.get_running_loop(), options.mesh, driver.notified, log
+        )
+        self._learners: LearnerPort | None = None
+        self._dialler: LeaderDialler | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Open the election port.
+
+        Raises:
+            ElectionPortError: it cannot be had.
+        """
+        await self._mesh.start(self._election_addresses(self._options.server_id))
+        self.view_changed(self._view)
+
+    async def close(self) -> None:
+        """Close everything. Idempotent."""
+        self.listen(False)
+        self.dial(None)
+        if self._dialler is not None:
+            self._dialler.close()
+            self._dialler = None
+        await self._mesh.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1)
+
+    # -- what the driver asks
+
+    def notify(self, server_id: int, notification: Notification) -> None:
+        """Send on the election port."""
+        self._mesh.send(server_id, notification)
+
+    def view_changed(self, view: EnsembleView) -> None:
+        """Other servers, or other addresses."""
+        self._view = view
+        own = self._options.server_id
+        self._mesh.set_members(
+            {
+                server_id: self._election_addresses(server_id)
+                for server_id in view.addresses()
+                if server_id != own
+            }
+        )
+
+    def listen(self, wanted: bool) -> None:
+        """Take learners, or do not."""
+        if self._learners is not None:
+            self._learners.close()
+            self._learners = None
+        if wanted:
+            addresses: list[tuple[str | None, int]] = [
+                (None if self._options.listen_on_all_ips else host, port)
+                for host, port in self._quorum_addresses(self._options.server_id)
+            ]
+            self._learners = LearnerPort(self._driver, self._options.data_max, addresses)
+            task = asyncio.get_running_loop().create_task(self._open(self._learners))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _open(self, port: LearnerPort) -> None:
+        try:
+            failures = await port.start()
+        except OSError as error:
+            log.error("quorum.no_learner_port", reason=str(error))  # noqa: TRY400  the reason says it
+            return
+        for failure in failures:
+            log.warning("quorum.address_unusable", reason=failure)
+
+    def dial(self, leader_id: int | None) -> None:
+        """Connect to a server's peer port, again and again; None: stop that."""
+        if leader_id is None:
+            if self._dialler is not None:
+                self._dialler.stop()
+            return
+        if self._dialler is not None:
+            self._dialler.close()
+        options = self._options
+        self._dialler = LeaderDialler(
+            self._driver,
+            options.data_max,
+            lambda: SnapshotStream(options.owners, options.digest_enabled),
+            self._quorum_addresses(leader_id),
+            connect_timeout_ms=options.connect_timeout_ms,
+            retry_delay_ms=options.retry_delay_ms,
+        )
+
+    # -- addresses
+
+    def _election_addresses(self, server_id: int) -> list[tuple[str, int]]:
+        return [(one.host, one.election_port) for one in self._view.addresses().get(server_id, ())]
+
+    def _quorum_addresses(self, server_id: int) -> Sequence[tuple[str, int]]:
+        return [(one.host, one.quorum_port) for one in self._view.addresses().get(server_id, ())]
