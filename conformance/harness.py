@@ -345,8 +345,9 @@ class Observer:
 
 @contextlib.contextmanager
 def work_directory(name: str, keep: bool = False) -> Iterator[Path]:
-    """A scratch directory, removed on success, kept (and named on stderr) when the body raises or exits non-zero."""
-    path = Path(tempfile.mkdtemp(prefix=f"zkpy-{name}."))
+    """A scratch directory in .work, removed on success, kept (and named on stderr) when the body raises or exits non-zero."""
+    (REPO / ".work").mkdir(exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=REPO / ".work"))
     try:
         yield path
     except BaseException as error:
