@@ -239,7 +239,7 @@ class LearnerHandler:
         if self.acked >= self._watched:
             self._watched = last_proposed
             self._watched_since = beat
-        return self.acked < self._watched and beat - self._watched_since >= sync_beats
+        return beat - self._watched_since >= sync_beats
 
 
 def read_touched(packet: QuorumPacket) -> list[tuple[int, int]]:

@@ -159,6 +159,32 @@ def test_a_learner_from_before_epochs_gets_everything_behind_newleader_but_a_sna
     assert len(packets) == 3
 
 
+def test_a_learner_from_before_epochs_is_served_and_promises_nothing() -> None:
+    led = Led()
+    old = led.learner(2)
+    old.send(P.FOLLOWER_INFO, 0, struct.pack(">q", 2))
+    led.settle()
+    assert led.is_in(Phase.DISCOVERY)
+    three = led.learner(3).introduce()
+    led.settle()
+    assert led.is_in(Phase.COMPARING)
+    three.ack_epoch()
+    led.settle()
+    old.ack_new_leader()
+    assert led.is_in(Phase.SYNCHRONIZATION)
+    three.ack_new_leader()
+    zxid = led.propose()
+    led.settle()
+    old.ack(zxid)
+    assert old.received() == [
+        ("NEW_LEADER", z(1, 0)),
+        ("DIFF", 0),
+        ("UP_TO_DATE", -1),
+        ("PROPOSAL", zxid),
+    ]
+    assert led.service.proposals.last_committed == z(1, 0)
+
+
 # -- discovery: the history
 
 
@@ -229,7 +255,15 @@ def test_no_history_is_sent_before_the_epoch_is_on_the_own_disk() -> None:
     assert follower.received() == [("DIFF", z(1, 6)), ("NEW_LEADER", z(2, 0))]
 
 
-@pytest.mark.parametrize("packet", [encode_packet(P.ACK, z(1, 1)), encode_packet(P.ACK_EPOCH, 0, b"123")])
+@pytest.mark.parametrize(
+    "packet",
+    [
+        encode_packet(P.ACK, z(1, 1)),
+        encode_packet(P.PING, 0, bytes(12)),
+        encode_packet(P.ACK_EPOCH, 0),
+        encode_packet(P.ACK_EPOCH, 0, b"123"),
+    ],
+)
 def test_something_else_than_an_epoch_ack_ends_the_connection(packet: bytes) -> None:
     led = Led(history=HISTORY)
     (follower,) = compared(led, 2)
@@ -912,6 +946,18 @@ def test_without_proposals_there_is_nothing_to_ack() -> None:
         led.beat()
         two.send(P.PING, 0, b"")
     assert two.is_open()
+
+
+def test_an_observer_acks_nothing() -> None:
+    led, (two,) = established(2, observers=(7,), sync_limit=5)
+    seven = led.learner(7, is_observer=True).follow(z(1, 0), accepted_epoch=1, current_epoch=-1)
+    for _ in range(30):
+        two.ack(led.propose())
+        led.persist()
+        led.beat()
+        two.send(P.PING, 0, b"")
+        seven.send(P.PING, 0, b"")
+    assert seven.is_open()
 
 
 def test_acks_that_lag_behind_are_in_time_as_long_as_each_of_them_is() -> None:
