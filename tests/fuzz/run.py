@@ -23,6 +23,7 @@ from typing import Any
 SURFACES = (
     "client_frames",
     "peer_port",
+    "election_port",
     "jute",
     "sasl_token",
     "certificate_name",

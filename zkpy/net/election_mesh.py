@@ -255,7 +255,7 @@ class ElectionMesh:
             del self._pending[oldest]
             oldest.refuse("too many connections do not say who they are")
         self._pending[connection] = None
-        connection.expect_initial_message(self._options.handshake_timeout_ms / 1000)
+        connection.expect_initial_message(self._loop, self._options.handshake_timeout_ms / 1000)
 
     def introduced(self, connection: _Connection, message: InitialMessage) -> bool:
         """An accepted connection has said who it is; returns whether it is kept."""
@@ -466,11 +466,9 @@ class _Connection(asyncio.Protocol):
     def is_closing(self) -> bool:
         return self._transport.is_closing()
 
-    def expect_initial_message(self, timeout_s: float) -> None:
+    def expect_initial_message(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
         """Give up at the deadline."""
-        self._deadline = asyncio.get_running_loop().call_later(
-            timeout_s, self.refuse, "it does not say who it is"
-        )
+        self._deadline = loop.call_later(timeout_s, self.refuse, "it does not say who it is")
 
     def serve(self, peer: _Peer, *, keepalive: bool) -> None:
         """The connection is established: send what waits, or else what was sent last."""
