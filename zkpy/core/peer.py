@@ -11,13 +11,20 @@ Inputs are calls. Outputs wait to be taken: `take_unlogged`, `take_effect`, link
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from zkpy.core.membership import EnsembleView, Membership
 from zkpy.core.read_only import ReadOnlyService
 from zkpy.core.service import NoService, Service
 from zkpy.core.zab.database import Database
-from zkpy.core.zab.effects import LoadDatabase, SaveAcceptedEpoch, SaveCommittedConfig, SaveCurrentEpoch
+from zkpy.core.zab.effects import (
+    ReloadDatabase,
+    SaveAcceptedEpoch,
+    SaveCommittedConfig,
+    SaveCurrentEpoch,
+    SaveProposedConfig,
+)
 from zkpy.core.zab.election import Election
 from zkpy.core.zab.leader import Leader
 from zkpy.core.zab.learner import Learner
@@ -36,7 +43,6 @@ if TYPE_CHECKING:
     from zkpy_protocol.election import Notification
     from zkpy_protocol.records import QuorumPacket
 
-_EVERYTHING = (1 << 63) - 1
 _READ_ONLY_AFTER_MS = 2000  # or a tick, if that is longer (quorum protocol §4.8)
 
 
@@ -54,8 +60,9 @@ class Peer:
         "_effect",
         "_ending",
         "_handed",
-        "_is_reloading",
+        "_is_own_effect",
         "_looking_since_ms",
+        "_own_effects",
         "_random",
         "_settled",
         "_wake_ms",
@@ -84,8 +91,10 @@ class Peer:
         # The last txn the driver took for the log, and the last one it confirmed.
         self._handed = self._durable = state.database.tree.last_zxid
         self._effect: Effect | None = None
+        # Effects that no role waits for, and whether the one under way is such a one.
+        self._own_effects: deque[Effect] = deque()
+        self._is_own_effect = False
         self._ending: Leader | Learner | None = None
-        self._is_reloading = False
         self._settled = False
         self._wake_ms: int | None = None
         self._looking_since_ms: int | None = None
@@ -148,7 +157,7 @@ class Peer:
         """Another server has a newer configuration (§3.4 rule 1)."""
         state = self.state
         state.view = EnsembleView(Membership.from_text(text))
-        state.effects.append(SaveCommittedConfig(text))
+        self._own_effects.append(SaveCommittedConfig(text))
         state.trace.append(("config.adopted", {"version": state.view.committed.version}))
         self._look(mono_ms)
 
@@ -188,6 +197,9 @@ class Peer:
         state.trace.append(("role.over", {"reason": role.over}))
         role.close()
         self._close_service()
+        # What was begun is finished; of the rest only configurations mean something without the role.
+        configs = [one for one in state.effects if isinstance(one, (SaveProposedConfig, SaveCommittedConfig))]
+        self._own_effects.extend(configs)
         state.effects.clear()
         self.role = None
         self._ending = role
@@ -202,12 +214,12 @@ class Peer:
         """Go on as soon as nothing is on its way to the disk."""
         role = self._ending
         state = self.state
-        if role is None or state.unlogged or self._durable != self._handed or self._effect is not None:
+        if role is None or state.unlogged or self._durable != self._handed:
+            return
+        if self._effect is not None or self._own_effects:
             return
         if isinstance(role, Learner) and role.database_lost:
-            if not self._is_reloading:
-                self._is_reloading = True
-                state.effects.append(LoadDatabase(_EVERYTHING))
+            self._own_effects.append(ReloadDatabase())
             return
         database = state.database
         for txn in role.pending:
@@ -326,10 +338,13 @@ class Peer:
 
     def take_effect(self) -> Effect | None:
         """The next effect for the disk; None while one is under way or there is none."""
-        if self._effect is None and self.state.effects:
-            self._effect = self.state.effects.popleft()
-            return self._effect
-        return None
+        if self._effect is not None:
+            return None
+        self._is_own_effect = bool(self._own_effects)
+        waiting = self._own_effects or self.state.effects
+        if waiting:
+            self._effect = waiting.popleft()
+        return self._effect
 
     def done(self, effect: Effect, result: object, wall_ms: int, mono_ms: int) -> None:
         """An effect is carried out."""
@@ -340,13 +355,12 @@ class Peer:
             state.accepted_epoch = effect.epoch
         elif isinstance(effect, SaveCurrentEpoch):
             state.current_epoch = effect.epoch
-        if self._is_reloading and isinstance(effect, LoadDatabase):
+        if isinstance(effect, ReloadDatabase):
             assert isinstance(result, Database)
-            self._is_reloading = False
             state.database = result
             assert isinstance(self._ending, Learner)
             self._ending.database_lost = False
-        elif self.role is not None:
+        elif self.role is not None and not self._is_own_effect:
             self.role.done(effect, result, wall_ms, mono_ms)
             self.step(wall_ms, mono_ms)
         self._drain(wall_ms, mono_ms)
