@@ -249,8 +249,11 @@ class Peer:
 
     def tick(self, wall_ms: int, mono_ms: int) -> None:
         """Half a tick time has passed."""
-        if self.role is not None:
-            self.role.tick(wall_ms, mono_ms)
+        role = self.role
+        if role is not None:
+            if isinstance(role, Leader):
+                role.disloyal_voter = self.election.disloyal_voter
+            role.tick(wall_ms, mono_ms)
             self.step(wall_ms, mono_ms)
         elif self.service.is_serving:
             self.service.tick(wall_ms, mono_ms)
