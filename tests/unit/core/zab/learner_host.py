@@ -88,6 +88,11 @@ def txns(epoch: int, first: int, last: int) -> list[Txn]:
     return [create(zxid(epoch, counter)) for counter in range(first, last + 1)]
 
 
+def payloads(history: Iterable[Txn]) -> list[bytes]:
+    """What makes two txns the same."""
+    return [txn.payload for txn in history]
+
+
 def packet(type_: int, zxid_: int, data: bytes | None = None) -> QuorumPacket:
     return QuorumPacket(type_, zxid_, data, None)
 
@@ -172,12 +177,10 @@ class Disk:
         elif isinstance(effect, LoadDatabase):
             return self.load(effect.zxid)
         elif isinstance(effect, TruncateLog):
-            self._truncate(effect)
-            return self.log[-1].zxid if self.log else 0
+            return self._cut(effect)
         elif isinstance(effect, InstallSnapshot):
             self.snapshots[effect.zxid] = copy.deepcopy((effect.tree, effect.sessions))
-            self.log = [txn for txn in self.log if txn.zxid <= effect.zxid]
-            self._drop_snapshots_above(effect.zxid)
+            return self._cut(effect)
         elif isinstance(effect, SaveProposedConfig):
             self.configs.append(("proposed", effect.text))
         else:
@@ -185,18 +188,17 @@ class Disk:
             self.configs.append(("committed", effect.text))
         return None
 
-    def _truncate(self, effect: TruncateLog) -> None:
+    def _cut(self, effect: TruncateLog | InstallSnapshot) -> int:
         kept = [txn for txn in self.log if txn.zxid <= effect.zxid]
-        for old, new in zip([txn for txn in self.log if txn.zxid > effect.zxid], effect.again, strict=False):
+        above = [txn for txn in self.log if txn.zxid > effect.zxid]
+        for old, new in zip(above, effect.again, strict=False):
             if old.payload != new.payload:
                 break
             kept.append(old)
         self.log = kept
-        self._drop_snapshots_above(effect.zxid)
-
-    def _drop_snapshots_above(self, zxid_: int) -> None:
-        for each in [each for each in self.snapshots if each > zxid_]:
+        for each in [each for each in self.snapshots if each > effect.zxid]:
             del self.snapshots[each]
+        return kept[-1].zxid if kept else 0
 
 
 # -- the learner
@@ -256,6 +258,22 @@ class Host:
     @property
     def tree(self) -> DataTree:
         return self.state.database.tree
+
+    def over(self) -> str | None:
+        """Why the role has ended."""
+        return self.learner.over
+
+    def is_busy(self) -> bool:
+        return self.learner.is_busy
+
+    def wants_connection(self) -> bool:
+        return self.learner.wants_connection
+
+    def established_epoch(self) -> int | None:
+        return self.learner.established_epoch
+
+    def is_serving(self) -> bool:
+        return self.learner.service is not None
 
     @property
     def paths(self) -> list[str]:
