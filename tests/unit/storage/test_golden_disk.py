@@ -14,7 +14,7 @@ from zkpy.core.owners import CONTAINER, EPHEMERAL, ORDINARY, TTL, OwnerRules
 from zkpy.storage.data_dir import DataDir
 from zkpy.storage.log_reader import LogReader
 from zkpy.storage.recovery import Recovered, recover
-from zkpy.storage.snapshot import load_snapshot, looks_complete, serialize
+from zkpy.storage.snapshot import end_zxid, load_snapshot, looks_complete, serialize
 from zkpy_protocol.records import ACL, Stat, decode_stat
 from zkpy_protocol.txns import decode_payload, decode_record, encode_payload
 
@@ -196,6 +196,16 @@ def test_a_snapshot_reads_the_same_in_every_compression(name: str) -> None:
     assert sessions == replayed.sessions
     assert digest == (0x36, replayed.tree.digest)
     assert tree.digest == replayed.tree.digest
+
+
+@pytest.mark.parametrize("name", ["snapshot.36", "snapshot.36.gz", "snapshot.36.snappy"])
+def test_a_snapshot_tells_what_was_applied_when_it_was_finished(name: str) -> None:
+    fs = MemoryFs()
+    content = (GOLDEN / "snapshots-compressed" / name).read_bytes()
+    fs.put(f"/{name}", content)
+    assert end_zxid(fs, f"/{name}") == 0x36
+    fs.put(f"/{name}", content[: len(content) // 2])
+    assert end_zxid(fs, f"/{name}") is None
 
 
 def test_our_image_of_a_golden_snapshot_begins_with_apaches_and_adds_the_newest_part() -> None:

@@ -74,6 +74,8 @@ class TestRange:
         assert diff(disk((1, 20)), 0, 10) is None
         assert diff(disk((11, 20), snapshots=(0, 10)), 10, 15) is None
         assert diff(disk(), 1, 2) is None
+        misnamed = disk((11, 20)).put("log.5", b"ZKLG" + bytes(12))
+        assert diff(misnamed, 7, 15) is None
 
     def test_logs_that_end_before_memory_begins_do_not_do(self) -> None:
         assert diff(disk((1, 20)), 5, 21) is None

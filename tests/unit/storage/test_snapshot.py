@@ -14,7 +14,7 @@ from tests.fakes.scripted_server import OWNERS, make_txns, state_of
 from zkpy.core.data_tree import DataTree, Node
 from zkpy.storage.errors import SnapshotDamageError
 from zkpy.storage.names import snapshot_name
-from zkpy.storage.snapshot import load_snapshot, looks_complete, serialize, write_snapshot
+from zkpy.storage.snapshot import end_zxid, load_snapshot, looks_complete, serialize, write_snapshot
 
 HISTORY = make_txns(120, seed=9)
 LAST = 120
@@ -169,6 +169,33 @@ class TestParts:
     def test_the_built_in_acl_needs_no_entry(self) -> None:
         tree = load(sealed(head() + node("", b"", -1) + ustring("/")))[0]
         assert tree.nodes["/"].acl is tree.acls.open
+
+
+class TestEnd:
+    """Cheaply, from the last bytes: the txn up to which effects may be in the file."""
+
+    @pytest.mark.parametrize(
+        ("parts", "expected"),
+        [
+            ([], None),
+            ([_long(9) + _int(2) + _long(-5)], 9),
+            ([_long(9) + _int(2) + _long(-5), _long(11)], 11),
+            ([_long(0) + _int(2) + _long(0), _long(0)], 0),
+            ([_long(11)], 11),
+            ([_long(9) + _int(3) + _long(-5)], None),
+        ],
+    )
+    def test_the_last_part_tells(self, parts: list[bytes], expected: int | None) -> None:
+        fs = MemoryFs()
+        fs.put("/snapshot.7", sealed(TestParts.FIRST, *parts))
+        assert end_zxid(fs, "/snapshot.7") == expected
+
+    def test_what_is_too_short_tells_nothing(self) -> None:
+        image = sealed(TestParts.FIRST, _long(9) + _int(2) + _long(-5), _long(11))
+        for size in range(70):
+            fs = MemoryFs()
+            fs.put("/snapshot.7", image[:size])
+            assert end_zxid(fs, "/snapshot.7") is None
 
 
 class TestDamage:

@@ -170,6 +170,15 @@ class TestTruncate:
         assert logs_of(fs) == {"log.1": list(range(1, 17)), "log.f": [15, 16]}
         assert state(fs) == OLD.states[16]
 
+    def test_damage_that_came_since_the_start_is_left_for_the_next_one(self) -> None:
+        made = disk((1, 10), (11, 20), (21, 30), snapshots=(0, 21))
+        content = made.fs.read(f"{DIRECTORY}/log.b")
+        made.put("log.b", content[:100] + b"?" + content[101:])
+        assert truncate(made.fs, made.data_dir, 25) == 25
+        assert zxids_in(made.fs, "log.15") == [21, 22, 23, 24, 25]
+        assert state(made.fs) == OLD.states[25]
+        assert truncate(made.fs, made.data_dir, 22, sent(OLD.txns[22:24])) == 24
+
     def test_a_hole_beyond_the_zxid_goes_with_what_is_behind_it(self) -> None:
         """A SNAP had filled it; that snapshot goes too."""
         made = disk((1, 10), (21, 30), snapshots=(0, 20))
