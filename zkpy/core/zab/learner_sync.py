@@ -191,11 +191,11 @@ class LearnerSync:
             self._change_disk()
         elif isinstance(effect, InstallSnapshot):
             assert isinstance(result, int)
-            self.logged = max(result, self.logged)
+            self.logged = result
             self._ask(SaveCurrentEpoch(self._epoch))
         elif isinstance(effect, TruncateLog):
             assert isinstance(result, int)
-            self.logged = max(result, self._zxid)
+            self.logged = result
             self._log_committed()
         elif isinstance(effect, SaveCurrentEpoch):
             self.database_lost = False

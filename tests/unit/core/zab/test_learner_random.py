@@ -64,7 +64,7 @@ class DrawnLeader:
             known = rng.randint(before.count, len(before.history))
             self.history = before.history[:known]
             self.states = before.states[: known + 1]
-        self.count = len(self.history)
+        self.count: int = len(self.history)
         tree, sessions = copy.deepcopy(self.states[-1])
         tree.last_zxid = epoch << 32
         self.server = LocalServer(tree=tree, sessions=sessions)

@@ -125,6 +125,20 @@ def test_a_database_that_is_not_trusted_has_no_zxid() -> None:
     assert host.sent() == [("FOLLOWER_INFO", 0), ("ACK_EPOCH", -1)]
 
 
+def test_a_database_is_trusted_when_it_is_the_leaders() -> None:
+    host = Host()
+    host.state.database.is_trusted = False
+    host.discover(1)
+    host.receive(snap(zxid(1, 2)))
+    host.snapshot(tree_of(*txns(1, 1, 2)))
+    host.receive(new_leader(1))
+    host.carry_out()
+    host.carry_out()
+    assert [host.state.database.is_trusted] == [False]
+    host.carry_out()
+    assert [host.state.database.is_trusted] == [True]
+
+
 def test_what_comes_while_the_promise_is_written_waits_in_order() -> None:
     host = Host()
     host.connect()
