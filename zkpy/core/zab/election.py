@@ -311,8 +311,9 @@ class Election:
             self._deadline_ms = mono_ms + self._finalize_wait_ms
 
     def _count(self, server_id: int, notification: Notification) -> None:
-        voters = self._view.voters()
-        if server_id not in voters or notification.leader not in voters:
+        if (
+            notification.leader not in self._view.voters()
+        ):  # the sender is one, or it would have been answered as a stranger
             return
         if notification.state == _LOOKING:
             self._count_looking(server_id, Vote.of(notification).without_version())

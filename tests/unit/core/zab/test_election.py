@@ -713,6 +713,7 @@ def test_a_newer_configuration_is_taken_from_a_stranger_too() -> None:
     election = started(1, reconfig_enabled=True)
     election.receive(9, with_config(new, 9), 10)
     assert election.adopted_config == new.text()
+    assert taken(election) == []
 
 
 def test_an_older_or_equal_configuration_is_no_matter() -> None:
