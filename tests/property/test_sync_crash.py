@@ -128,7 +128,7 @@ class Learner:
             have = plan.new.txns[plan.cut - 1].zxid
             load_database(fs, DATA, OWNERS, have, digest_enabled=True)
         # Not the leader's epoch: without a txn of it nobody knows yet whether it is established.
-        epochs.mark_current(max(epochs.current, plan.new.txns[plan.synced - 1].zxid >> 32))
+        epochs.mark_current(plan.new.txns[plan.synced - 1].zxid >> 32)
         again = [(txn.zxid, txn.payload) for txn in plan.new.txns[: plan.synced] if txn.zxid > have]
         if plan.cut is not None:
             log.finish_file()

@@ -126,12 +126,12 @@ class Epochs:
         """Note durably that a sync begins to reach the disk.
 
         `epoch` had better be that of the last txn which the sync will write: an Apache server that starts on what a crash
-        leaves here takes the number as it is, and the leader's own epoch is only sure to be established when it has a txn.
+        leaves here takes the number as it is, and the leader's own epoch is only sure to be established when it has a txn. One that is not above the current epoch needs no mark.
 
         Raises:
             OSError: an older mark, or none, or this one is on disk.
         """
-        assert self.current <= epoch <= self.accepted
+        assert epoch <= self.accepted
         if epoch > self.current and epoch != self._marked:
             self._replace(MARK_NAME, epoch)
             self._marked = epoch

@@ -178,6 +178,7 @@ class TestWriting:
         epochs = Epochs.load(fs, DIR, E5)
         epochs.save_accepted(6)
         epochs.mark_current(5)
+        epochs.mark_current(3)
         epochs.save_current(5)
         assert fs.log == []
 
