@@ -24,6 +24,8 @@ from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import DeleteContainerRequest, encode_delete_container_request
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zkpy.core.acl import AclProviders
     from zkpy.core.auth import Authenticator
     from zkpy.core.data_tree import DataTree
@@ -96,6 +98,7 @@ class LeadingService(Service):
         "_broadcaster",
         "_next_sweep_ms",
         "_prep",
+        "_quorum_stats",
         "_server_id",
         "_sweep",
         "_zxid_end",
@@ -122,6 +125,7 @@ class LeadingService(Service):
         self.mode = "standalone" if broadcaster is None else "leader"
         self._server_id = options.server_id
         self._broadcaster = broadcaster
+        self._quorum_stats = parts.quorum_stats
         self._zxid_end = 1 << 62 if broadcaster is None else tree.last_zxid | _COUNTER_MASK
         self._prep = PrepStage(
             tree,
@@ -252,7 +256,8 @@ class LeadingService(Service):
         """`server_id` has everything up to `zxid` on disk: commit what a quorum has, answer, serve what waited."""
         changes = self.changes
         broadcaster = self._broadcaster
-        for request in self.proposals.ack(server_id, zxid):
+        committed = self.proposals.ack(server_id, zxid)
+        for request in committed:
             txn = request.txn
             assert txn is not None
             if broadcaster is not None:
@@ -260,6 +265,15 @@ class LeadingService(Service):
                 broadcaster.committed(txn)
             self._commit(request, mono_ms)
             changes.applied(request.undo, txn.zxid)
+        if committed:
+            self._note_commits(committed, mono_ms)
+
+    def _note_commits(self, committed: Sequence[Request], mono_ms: int) -> None:
+        """What a quorum acked together counts together; its txns have the time at which their requests came."""
+        latency = mono_ms - committed[-1].arrival_ms
+        self.stats.propagation_latency.add(latency, len(committed))
+        if self._broadcaster is not None:
+            self._quorum_stats.quorum_ack_latency.add(latency, len(committed))
 
     def log_rolled_back(self, mono_ms: int) -> None:
         """The log had no room for what is outstanding and was cut back: refuse it all, nothing of it happens.

@@ -45,7 +45,7 @@ class Forwarder(Protocol):
 class LearningService(Service):
     """Clients of a learner."""
 
-    __slots__ = ("_forwarder", "_learned", "_revalidating", "_syncs")
+    __slots__ = ("_forwarder", "_learned", "_quorum_stats", "_revalidating", "_syncs")
 
     def __init__(
         self, parts: ServiceParts, database: Database, forwarder: Forwarder, wall_ms: int, mono_ms: int
@@ -58,6 +58,7 @@ class LearningService(Service):
         super().__init__(parts, database, self._learned, mono_ms)
         self.mode = "follower"
         self._forwarder = forwarder
+        self._quorum_stats = parts.quorum_stats
         self._revalidating: dict[int, ClientLink] = {}
         self._syncs: deque[Request] = deque()
         self._served_here -= {OpCode.SYNC}
@@ -95,7 +96,6 @@ class LearningService(Service):
         link = request.link
         assert link is not None
         op = request.op
-        self.stats.prepared += 1
         if self.refuse_writes and op not in (OpCode.CLOSE_SESSION, OpCode.SYNC):
             request.err = ErrorCode.SYSTEMERROR
             self._refuse(link, request)
@@ -137,6 +137,7 @@ class LearningService(Service):
         if not self._syncs:
             return
         request = self._syncs.popleft()
+        self._quorum_stats.syncs += 1
         link = request.link
         assert link is not None
         request.waits = False

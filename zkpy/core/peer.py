@@ -65,6 +65,7 @@ class Peer:
         "_own_effects",
         "_random",
         "_settled",
+        "_unavailable_since_ms",
         "_wake_ms",
         "election",
         "fatal",
@@ -98,6 +99,7 @@ class Peer:
         self._settled = False
         self._wake_ms: int | None = None
         self._looking_since_ms: int | None = None
+        self._unavailable_since_ms: int | None = None
 
     # -- what the shells ask
 
@@ -140,8 +142,11 @@ class Peer:
         zxid = database.tree.last_zxid if database.is_trusted else UNTRUSTED_ZXID
         self._wake_ms = None
         self._settled = False
+        state.stats.looking += 1
         if self._looking_since_ms is None:
             self._looking_since_ms = mono_ms
+        if self._unavailable_since_ms is None:
+            self._unavailable_since_ms = mono_ms
         self.election.view = state.view
         self.election.start(zxid, state.current_epoch, not self.is_observer, mono_ms)
 
@@ -164,7 +169,11 @@ class Peer:
     def _begin(self, vote: Vote, wall_ms: int, mono_ms: int) -> None:
         state = self.state
         self._settled = False
+        if self._looking_since_ms is not None and not self.is_observer:
+            state.stats.election.add(mono_ms - self._looking_since_ms)
         self._looking_since_ms = None
+        if self._unavailable_since_ms is None:
+            self._unavailable_since_ms = mono_ms
         if self.service.is_serving:  # read-only
             self._close_service()
         state.trace.append(("election.decided", {"leader": vote.leader, "round": vote.election_epoch}))
@@ -184,6 +193,7 @@ class Peer:
             return
         if role.service is not None and self.service is not role.service:
             self.service = role.service
+            self._note_available(role, mono_ms)
         if role.established_epoch is not None and not self._settled:
             self._settled = True
             self.election.settle(role.established_epoch)
@@ -191,6 +201,15 @@ class Peer:
             self.election.view = self.state.view
         if isinstance(role, Learner):
             self.fatal = role.fatal
+
+    def _note_available(self, role: Leader | Learner, mono_ms: int) -> None:
+        if self._unavailable_since_ms is None:
+            return
+        unavailable_ms = mono_ms - self._unavailable_since_ms
+        self._unavailable_since_ms = None
+        self.state.stats.unavailable.add(unavailable_ms)
+        if isinstance(role, Leader):
+            self.state.stats.leader_unavailable.add(unavailable_ms)
 
     def _end(self, role: Leader | Learner, wall_ms: int, mono_ms: int) -> None:
         state = self.state

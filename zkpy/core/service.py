@@ -30,6 +30,7 @@ from zkpy.core.pipeline.request import Request
 from zkpy.core.session_tracker import SessionTable
 from zkpy.core.stats import CoreStats
 from zkpy.core.watch_manager import WatchManager
+from zkpy.core.zab.quorum_stats import QuorumStats
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 
 if TYPE_CHECKING:
@@ -140,13 +141,14 @@ class ServiceParts:
         unlogged: txns the driver has not taken for the log yet, in zxid order.
     """
 
-    __slots__ = ("access", "auth", "dirty", "options", "stats", "unlogged")
+    __slots__ = ("access", "auth", "dirty", "options", "quorum_stats", "stats", "unlogged")
 
     def __init__(self, options: ServiceOptions, providers: AclProviders, auth: Authenticator) -> None:
         self.options = options
         self.access = AccessRules(providers, options.skip_acl)
         self.auth = auth
         self.stats = CoreStats()
+        self.quorum_stats = QuorumStats()
         self.dirty: list[ClientLink] = []
         self.unlogged: list[Txn] = []
 

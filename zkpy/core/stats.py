@@ -84,6 +84,7 @@ class CoreStats:
 
     Attributes:
         read_latency, update_latency: arrival to reply.
+        propagation_latency: time in the header of a txn until it is applied, the txns of one batch together.
         watchers_told: watchers per trigger, by event type.
         throttle_wait: arrival of a request until the request throttler takes it.
         token_deficit: tokens missing in the bucket of connects, as each admitted one leaves it.
@@ -102,6 +103,7 @@ class CoreStats:
         "min_response_bytes",
         "outstanding",
         "prepared",
+        "propagation_latency",
         "proposals",
         "quota_exceeded",
         "read_latency",
@@ -128,6 +130,7 @@ class CoreStats:
     def __init__(self) -> None:
         self.read_latency = Percentiles()
         self.update_latency = Percentiles()
+        self.propagation_latency = Percentiles()
         self.throttle_wait = Percentiles()
         self.token_deficit = Summary()
         self.watchers_told = {
@@ -148,6 +151,7 @@ class CoreStats:
         for summary in (
             self.read_latency,
             self.update_latency,
+            self.propagation_latency,
             self.throttle_wait,
             self.token_deficit,
             *self.watchers_told.values(),

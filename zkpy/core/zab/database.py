@@ -59,6 +59,11 @@ class CommittedLog:
         """Zxid of the newest txn, None when there is none."""
         return self._txns[-1].zxid if self._txns else None
 
+    @property
+    def newest(self) -> Txn | None:
+        """The txn committed last, None when there is none."""
+        return self._txns[-1] if self._txns else None
+
     def txns(self) -> list[Txn]:
         """All of them, ascending."""
         return list(self._txns)

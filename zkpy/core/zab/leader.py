@@ -112,8 +112,10 @@ class Leader:
         "_observers",
         "_phase_beat",
         "_promised",
+        "_served_since_ms",
         "_started_ms",
         "_state",
+        "_stats",
         "_sync_beats",
         "_synced",
         "_syncs",
@@ -131,6 +133,8 @@ class Leader:
         """Begin to lead with what is in the database: everything this server has logged counts as committed."""
         options = state.options
         self._state = state
+        self._stats = state.stats
+        self._stats.proposal_sizes.reset()
         self._wall_ms = wall_ms
         self._mono_ms = self._started_ms = mono_ms
         # Half ticks so far, and at the beginning of the phase.
@@ -157,6 +161,7 @@ class Leader:
         self._durable = state.database.tree.last_zxid
         # A proposed configuration that is not on disk: its txn counts as persisted here when it is.
         self._unsaved_config: Membership | None = None
+        self._served_since_ms: int | None = None
         self.phase = Phase.DISCOVERY
         self.service: LeadingService | None = None
         self.over: str | None = None
@@ -223,6 +228,8 @@ class Leader:
         live = self._observers if handler.is_observer else self._followers
         if handler in live:
             live.remove(handler)
+        if handler.stage is Stage.SYNCING:
+            self._note_sync(handler.mode)
 
     def receive(self, link: QuorumLink, packets: Sequence[QuorumPacket], wall_ms: int, mono_ms: int) -> None:
         """Packets of a learner, in order. An empty list is a sign of life: it has taken a piece of its snapshot."""
@@ -358,18 +365,31 @@ class Leader:
         config = state.view.last_seen.text()
         handler.synchronize(plan, database, self.pending, self._epoch, config, self._beat)
         (self._observers if handler.is_observer else self._followers).append(handler)
+        if plan.mode == PacketType.SNAP:
+            self._stats.snaps += 1
+        else:
+            self._stats.diffs += 1
+        self._note_sync(plan.mode)
+
+    def _note_sync(self, mode: PacketType) -> None:
+        """A sync has begun or ended."""
+        is_snap = mode == PacketType.SNAP
+        series = self._stats.inflight_snaps if is_snap else self._stats.inflight_diffs
+        series.add(self._count_syncs(is_snap=is_snap))
+
+    def _count_syncs(self, *, is_snap: bool) -> int:
+        return sum(
+            1
+            for handler in self._handlers.values()
+            if handler.stage is Stage.SYNCING and (handler.mode == PacketType.SNAP) is is_snap
+        )
 
     def _is_busy_with(self, mode: PacketType) -> bool:
         """Whether an observer has to come again later; followers never have to (§8.4)."""
         options = self._state.options
         is_snap = mode == PacketType.SNAP
         limit = options.max_concurrent_snap_syncs if is_snap else options.max_concurrent_diff_syncs
-        under_way = sum(
-            1
-            for handler in self._handlers.values()
-            if handler.stage is Stage.SYNCING and (handler.mode == PacketType.SNAP) is is_snap
-        )
-        return under_way >= limit
+        return self._count_syncs(is_snap=is_snap) >= limit
 
     def _acked_new_leader(self, server_id: int) -> None:
         self._synced.add(server_id)
@@ -389,6 +409,7 @@ class Leader:
             service.proposals.commit_no_further(first_of(self._epoch))
         self.service = service
         self.established_epoch = self._epoch
+        self._served_since_ms = self._mono_ms
         self._trace("leader.established", epoch=self._epoch, servers=sorted(self._synced))
         for handler in self._handlers.values():
             if handler.stage is Stage.SYNCED:
@@ -412,6 +433,7 @@ class Leader:
                 self._request(service, handler, packet)
             else:
                 session_id, timeout_ms = read_revalidate(packet)
+                self._stats.revalidations += 1
                 valid = service.revalidate(session_id, timeout_ms, handler.link, self._mono_ms)
                 handler.revalidated(packet.zxid, session_id, valid)
         else:
@@ -433,6 +455,7 @@ class Leader:
 
     def _learner_synced(self, handler: LearnerHandler) -> None:
         handler.enter(Stage.SYNCED, self._beat)
+        self._note_sync(handler.mode)
         handler.acked = max(handler.acked, first_of(self._epoch))
         if handler.counts:
             self._acked_new_leader(handler.server_id)
@@ -474,6 +497,7 @@ class Leader:
 
     def proposed(self, txn: Txn) -> None:
         """Tell the followers, while the own log writes it."""
+        self._stats.proposal_sizes.add(len(txn.payload))
         packet = encode_packet(_PROPOSAL, txn.zxid, txn.payload)
         for handler in self._followers:
             handler.link.send(packet)
@@ -484,6 +508,7 @@ class Leader:
         if txn.type == _RECONFIG:
             commit, inform = self._reconfig_committed(txn)
         else:
+            self._stats.commits += 1
             commit = encode_packet(_COMMIT, zxid)
             inform = encode_packet(_INFORM, zxid, txn.payload) if self._observers else b""
         for handler in self._followers:
@@ -562,6 +587,7 @@ class Leader:
         limit_ms = self._state.options.max_time_to_wait_for_epoch_ms
         waited_ms = self._mono_ms - self._started_ms
         if self.phase is Phase.DISCOVERY and self.disloyal_voter and 0 <= limit_ms < waited_ms:
+            self._stats.disloyal_voter_exits += 1
             self._step_down("a voter that elected this server has changed its mind")
 
     def _check_quorum(self) -> None:
@@ -585,7 +611,35 @@ class Leader:
     def _ping(self) -> None:
         packet = encode_packet(PacketType.PING, self._last_proposed())
         for handler in (*self._followers, *self._observers):
+            self._stats.learner_queue(handler.server_id).add(len(handler.link.out))
             handler.link.send(packet)
+
+    # -- what operators may know
+
+    @property
+    def uptime_ms(self) -> int:
+        """Since it serves; 0 before."""
+        return 0 if self._served_since_ms is None else self._mono_ms - self._served_since_ms
+
+    @property
+    def learner_count(self) -> int:
+        """Connections, whatever their stage."""
+        return len(self._handlers)
+
+    @property
+    def follower_ids(self) -> list[int]:
+        """Followers that get live packets, in the order in which they came."""
+        return [handler.server_id for handler in self._followers]
+
+    @property
+    def observer_count(self) -> int:
+        """Observers that get live packets."""
+        return len(self._observers)
+
+    @property
+    def pending_sync_count(self) -> int:
+        """Zxids whose commit learners' syncs wait for."""
+        return len(self._syncs)
 
     # -- reconfiguration (`Ensemble`, §12)
 

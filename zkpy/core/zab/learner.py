@@ -108,7 +108,9 @@ class Learner:
         "_phase",
         "_reason",
         "_state",
+        "_stats",
         "_sync",
+        "_sync_began_ms",
         "_ticked_ms",
         "_unacked",
         "database_lost",
@@ -131,6 +133,7 @@ class Learner:
     ) -> None:
         options = state.options
         self._state = state
+        self._stats = state.stats
         self._is_observer = is_observer
         self._phase = Phase.CONNECTING
         self._handlers = self._observer_handlers() if is_observer else self._follower_handlers()
@@ -146,6 +149,7 @@ class Learner:
         self._patience_ms = limit * options.tick_time_ms
         self._dials_left = DIAL_TRIES_MAX
         self._epoch = 0
+        self._sync_began_ms = 0
         # The leader's configuration, as NEWLEADER had it.
         self._offered: Membership | None = None
         # Handed to the log, and to be acked when they are durable.
@@ -293,13 +297,31 @@ class Learner:
         if self._reason is None:
             self._heard_ms = mono_ms
             self._inbox.extend(packets)
+            stats = self._stats
+            proposals, commits = stats.proposals_received, stats.commits_received
             self._process(wall_ms, mono_ms)
+            if stats.proposals_received > proposals:
+                self._note_proposals(stats.proposals_received - proposals, wall_ms)
+            if stats.commits_received > commits:
+                self._note_commits(stats.commits_received - commits, wall_ms)
+
+    def _note_proposals(self, count: int, wall_ms: int) -> None:
+        """What came together counts together: as long on its way as the newest of them."""
+        queue = self._sync.pending.queue
+        if queue:
+            self._stats.proposal_latency.add(max(0, wall_ms - queue[-1].time), count)
+
+    def _note_commits(self, count: int, wall_ms: int) -> None:
+        committed = self._state.database.committed_log.newest
+        if committed is not None:
+            latency = max(0, wall_ms - committed.time)
+            self._stats.commit_latency.add(latency, count)
+            self._state.parts.stats.propagation_latency.add(latency, count)
 
     def snapshot(self, tree: DataTree, sessions: dict[int, int], wall_ms: int, mono_ms: int) -> None:
         """The stream behind a SNAP packet is complete."""
         if self._reason is None:
             assert self._phase == Phase.RECEIVING
-            self._heard_ms = mono_ms
             self._sync.received(tree, sessions, wall_ms)
             self._phase = Phase.HISTORY
             self._process(wall_ms, mono_ms)
@@ -376,6 +398,7 @@ class Learner:
         database = self._state.database
         last_zxid = database.tree.last_zxid if database.is_trusted else _UNTRUSTED_ZXID
         self._phase = Phase.MODE
+        self._sync_began_ms = self._heard_ms
         self._send(learner_packets.ack_epoch(last_zxid, current_epoch))
 
     # -- synchronization: how
@@ -459,6 +482,8 @@ class Learner:
         sync = self._sync
         self._send(learner_packets.ack(first_of(self._epoch)))
         self._phase = Phase.BROADCAST
+        sync_ms = self._stats.observer_sync if self._is_observer else self._stats.follower_sync
+        sync_ms.add(mono_ms - self._sync_began_ms)
         self.established_epoch = self._epoch
         service = self.service = LearningService(state.parts, state.database, self, wall_ms, mono_ms)
         if self._is_observer:
@@ -483,6 +508,7 @@ class Learner:
     # -- broadcast (§9)
 
     def _on_proposal(self, packet: QuorumPacket, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
+        self._stats.proposals_received += 1
         txn = learner_packets.read_txn(packet)
         if self._sync.pending.propose(txn):
             if txn.type == _RECONFIG:
@@ -490,6 +516,7 @@ class Learner:
             self._log_and_ack(txn)
 
     def _on_commit(self, packet: QuorumPacket, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
+        self._stats.commits_received += 1
         self._commit(packet.zxid, mono_ms)
 
     def _on_commit_and_activate(self, packet: QuorumPacket, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
@@ -512,6 +539,7 @@ class Learner:
         return txn
 
     def _on_inform(self, packet: QuorumPacket, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
+        self._stats.commits_received += 1
         self._inform(learner_packets.read_txn(packet), mono_ms)
 
     def _on_inform_and_activate(self, packet: QuorumPacket, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
@@ -616,7 +644,6 @@ class Learner:
                 assert state.current_epoch == self._epoch
                 self._synced(wall_ms, mono_ms)
         elif self._reason is None:
-            self._heard_ms = mono_ms
             if isinstance(effect, SaveAcceptedEpoch):
                 assert state.accepted_epoch == self._epoch
                 self._ack_epoch(state.current_epoch)

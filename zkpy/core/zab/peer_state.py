@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zkpy.core.zab.database import Database
     from zkpy.core.zab.effects import Effect
     from zkpy.core.zab.quorum_link import QuorumLink
+    from zkpy.core.zab.quorum_stats import QuorumStats
 
 EPOCH_BITS = 32
 COUNTER_MASK = (1 << EPOCH_BITS) - 1
@@ -154,6 +155,11 @@ class PeerState:
         self.effects: deque[Effect] = deque()
         self.quorum_dirty: list[QuorumLink] = []
         self.trace: list[tuple[str, dict[str, object]]] = []
+
+    @property
+    def stats(self) -> QuorumStats:
+        """What is counted about elections, syncs, proposals and commits."""
+        return self.parts.quorum_stats
 
     @property
     def server_id(self) -> int:
