@@ -59,7 +59,7 @@ class QuorumHandler(Protocol):
         """A connection stands."""
 
     def receive(self, link: QuorumLink, packets: Sequence[QuorumPacket]) -> None:
-        """Packets came, in this order."""
+        """Packets came, in this order. None at all are a piece of a stream, which shows that the leader is there."""
 
     def snapshot(self, link: QuorumLink, tree: DataTree, sessions: dict[int, int]) -> None:
         """The stream behind a SNAP packet came; learners only."""
@@ -217,6 +217,7 @@ class QuorumConnection(asyncio.Protocol):
                 self._break_off(str(error))
                 return
             if not is_complete:
+                handler.receive(link, ())
                 # One piece in a turn of the loop: uvloop would go on for 8 MB, which take a fifth of a second.
                 self._transport.pause_reading()
                 self._loop.call_soon(self._resume_reading)
