@@ -311,10 +311,8 @@ class Election:
             self._deadline_ms = mono_ms + self._finalize_wait_ms
 
     def _count(self, server_id: int, notification: Notification) -> None:
-        if (
-            notification.leader not in self._view.voters()
-        ):  # the sender is one, or it would have been answered as a stranger
-            return
+        if notification.leader not in self._view.voters():
+            return  # the sender is one, or it would have been answered as a stranger
         if notification.state == _LOOKING:
             self._count_looking(server_id, Vote.of(notification).without_version())
         elif notification.state in _ESTABLISHED:
@@ -378,7 +376,6 @@ class Election:
     def _stand(self, state: int, vote: Vote, electors: frozenset[int]) -> None:
         self.state = state
         self.vote = vote
-        self.adopted_config = None
         self.disloyal_voter = False
         self._electors = electors
         self._phase = _STANDING

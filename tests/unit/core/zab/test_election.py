@@ -455,6 +455,7 @@ def test_a_late_joiner_needs_a_quorum_and_the_leader_itself() -> None:
     election.receive(3, standing(LEADING, 3, round_=7), 10)
     assert decision(election) == Vote(3, 0, 7, 1)
     assert (state_of(election), election.election_epoch) == (FOLLOWING, 7)
+    assert deadline_of(election) is None
 
 
 def test_the_own_vote_does_not_help_to_join() -> None:
@@ -621,6 +622,15 @@ def test_a_role_without_an_election_is_answered_for_as_well() -> None:
     assert taken(election) == [(2, LEADING, 1, 20, 4, 6)]
 
 
+def test_what_came_before_such_a_role_is_forgotten() -> None:
+    """It belongs to an election that never took place."""
+    election = Election(1, THREE)
+    election.receive(3, looking(3), 10)
+    election.stand(FOLLOWING, Vote(2, 0, 1, 1))
+    election.start(0, 0, is_participant=True, mono_ms=20)
+    assert taken(election) == to_all(LOOKING, 1)
+
+
 def test_a_stale_first_notification_does_not_decide_anything() -> None:
     """Rule of §17.3: the last message of a peer is sent again on a new connection, however old it is."""
     election = started(2, zxid=5, epoch=3)
@@ -652,6 +662,21 @@ def test_a_leader_learns_that_one_of_its_electors_is_looking_again() -> None:
     leader.start(0, 0, is_participant=True, mono_ms=400)
     flags.append(leader.disloyal_voter)
     assert flags == [False, True, False]
+
+
+def test_a_leader_that_nobody_has_elected_has_no_disloyal_voters() -> None:
+    """A reconfiguration has named it; who elected it before that is no matter."""
+    leader = started(3, FIVE)
+    leader.receive(1, looking(3), 10)
+    leader.receive(2, looking(3), 10)
+    leader.tick(210)
+    leader.receive(2, looking(2, round_=2), 310)
+    flags = [leader.disloyal_voter]
+    leader.stand(LEADING, Vote(3, 0, 1, 1))
+    flags.append(leader.disloyal_voter)
+    leader.receive(2, looking(2, round_=2), 320)
+    flags.append(leader.disloyal_voter)
+    assert flags == [True, False, False]
 
 
 def test_a_follower_reports_no_disloyal_voter() -> None:
