@@ -28,7 +28,7 @@ from pathlib import Path
 import network
 from agreement import agree
 from ensemble_roles import serves, wait_for_leader
-from harness import Promises, Zk, work_directory
+from harness import Promises, Zk, wait_for, work_directory
 from history import check, damages
 from history_load import HistoryLoad
 from wire_client import Broken, ConnectionGone, Refused, Wire
@@ -39,7 +39,9 @@ TICK_MS = 500
 SLACK_S = 3 * TICK_MS / 1000
 HOLD_S = 5  # longer than syncLimit, shorter than the sessions' timeout
 CALM_S = 1.0
+STARTS_MAX = 2  # of one server after a fault
 DISK_MB = 48
+PREALLOCATED_KB = 16  # of a log: what it can still take on a full disk
 SUPER = ("digest", b"super:test")
 SUPER_DIGEST = "super:D/InIHSb7yEEbrWz8b9l71RjZJU="
 
@@ -56,7 +58,7 @@ class Cluster:
             self.lines[number] = f"{net.address(number)}:2888:3888:participant{client}"
         config = {
             "tickTime": TICK_MS, "initLimit": 10, "syncLimit": 4, "maxSessionTimeout": 30000, "snapCount": 3000,
-            "preAllocSize": 256, "reconfigEnabled": "true" if reconfig else "false",
+            "preAllocSize": PREALLOCATED_KB, "reconfigEnabled": "true" if reconfig else "false",
             **{f"server.{number}": line for number, line in self.lines.items()},
         }  # fmt: skip
         self.servers = []
@@ -96,11 +98,19 @@ class Cluster:
             if server.process is not None:
                 server.process.signal(signal.SIGCONT)
             (server.datadir / "ballast").unlink(missing_ok=True)
-        for server in self.servers:
-            if not server.alive():
-                server.launch()
-        for server in self.servers:
-            server.wait_ready()
+        # One that is just dying of the fault is started when it is dead.
+        starts = dict.fromkeys(self.net.numbers, 0)
+
+        def all_serve() -> bool:
+            for server in self.servers:
+                if not server.alive():
+                    starts[_number(server)] += 1
+                    if starts[_number(server)] > STARTS_MAX:
+                        raise SystemExit(f"server {server.myid} does not stay up:\n{server.log_tail()}")
+                    server.launch()
+            return all(server.mode() is not None for server in self.servers)
+
+        wait_for("all servers serve", all_serve, 60, 0.05)
 
     def renew(self, server: Zk) -> None:
         """Data and configuration as before its first start."""
@@ -259,14 +269,14 @@ def _cut_log(server: Zk, count: int) -> None:
 def full_disk_follower(cluster: Cluster, load: HistoryLoad) -> None:
     """A follower has no space left."""
     _fill(cluster.follower())
-    load.progress()
     time.sleep(HOLD_S)
+    load.progress()
 
 
 def full_disk_leader(cluster: Cluster, load: HistoryLoad) -> None:
     """The leader has no space left."""
     _fill(cluster.leader())
-    time.sleep(CALM_S)
+    time.sleep(HOLD_S)
     load.progress()
 
 
