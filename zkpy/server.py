@@ -23,7 +23,7 @@ from zkpy.core.leading import standalone
 from zkpy.core.membership import EnsembleView
 from zkpy.core.owners import OwnerRules
 from zkpy.core.peer import Peer
-from zkpy.core.service import ServiceParts
+from zkpy.core.service import NoService, ServiceParts
 from zkpy.core.throttling import ConnectionThrottle, RequestThrottle
 from zkpy.core.zab.database import CommittedLog, Database
 from zkpy.core.zab.peer_state import PeerState
@@ -125,6 +125,7 @@ class Server:
         self._storage_stats = StorageStats()
         self._snapshot_started_ms = 0
         self._driver: Driver
+        self._peer: Peer | None = None
         self._sockets: EnsembleSockets | None = None
         self._snapshots: SnapshotWriter
         self._data_dir: DataDir
@@ -244,7 +245,7 @@ class Server:
             self._assemble_standalone(recovered, registry, authenticator, loop)
         self._throttle(self._driver.service)
         self._view = ServerView(
-            config, self._driver, self._ports, self._started_ms, self._storage_stats, registry
+            config, self._driver, self._ports, self._started_ms, self._storage_stats, registry, self._peer
         )
         self._words = FourLetterWords(self._view)
 
@@ -314,7 +315,7 @@ class Server:
         parts = ServiceParts(wiring.service_options(config), registry, authenticator)
         state = PeerState(wiring.peer_options(config), view, database, parts, epochs.accepted, epochs.current)
         chance = random.Random()  # noqa: S311  spreads snapshots and elections over servers, protects nothing
-        peer = Peer(state, chance)
+        peer = self._peer = Peer(state, chance)
         txn_log = self._open_log()
         disk = Disk(self._fs, self._data_dir, txn_log, epochs, wiring.disk_options(config, owners))
         self._driver = QuorumDriver(
@@ -352,6 +353,8 @@ class Server:
         """Another role, other clients: those of the role before have to find their server again."""
         for port in self._ports:
             port.close_all()
+        service.stats.begin_role()
+        self._view.started_ms = clock.mono_ms()
         self._throttle(service)
         if service.is_serving and not service.is_read_only:
             log.info(
@@ -458,7 +461,7 @@ class Server:
     def _start_snapshot(self) -> None:
         service = self._driver.service
         # In the middle of a sync the tree is ahead of what the log can prove (quorum protocol §8.8).
-        if service.is_serving:
+        if not isinstance(service, NoService):
             self._begin_snapshot(service.database)
 
     def _begin_snapshot(self, database: Database) -> None:

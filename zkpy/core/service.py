@@ -159,7 +159,7 @@ class Service:
     `_served_here` are the opcodes of reads, `_sent_on` those that wait for the leader.
 
     Attributes:
-        is_serving: False for a server that has no role: it takes no client.
+        is_serving: False for a server that takes no clients: it has no role, or leads while ``leaderServes=no``.
         is_read_only: it serves reads only, from data that may be old.
         mode: what operators call its role: standalone, leader, follower, observer, read-only.
         local: sessions that are only known here; None unless they are enabled.
@@ -247,6 +247,9 @@ class Service:
         stats = self.stats
         stats.received += 1
         link.received += 1
+        if not self.is_serving:
+            link.drop()
+            return
         throttle = self.connection_throttle
         if throttle is not None and not throttle.admits(mono_ms, is_new=request.session_id == 0):
             stats.connections_rejected += 1
@@ -583,10 +586,6 @@ class NoService(Service):
     def __init__(self, parts: ServiceParts, database: Database) -> None:
         super().__init__(parts, database, SessionTable(database.sessions, 0), 0)
         self.is_serving = False
-
-    def connect(self, link: ClientLink, request: ConnectRequest, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
-        """Close it; the client tries another server."""
-        link.drop()
 
     def tick(self, wall_ms: int, mono_ms: int) -> None:
         """Nothing happens."""

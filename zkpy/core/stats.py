@@ -71,6 +71,17 @@ class Percentiles(Summary):
         self._samples.clear()
         self._at = 0
 
+    def absorb(self, other: Percentiles) -> None:
+        """Take in all that `other` holds, as if it had come here."""
+        if not other.count:
+            return
+        self.min = min(self.min, other.min) if self.count else other.min
+        self.max = max(self.max, other.max) if self.count else other.max
+        self.count += other.count
+        self.sum += other.sum
+        self._samples = [*self._samples, *other._samples][-_SAMPLES_MAX:]
+        self._at = 0
+
     def percentile(self, fraction: float) -> int:
         """The value below which `fraction` of the recent ones lie; 0 without any."""
         if not self._samples:
@@ -83,7 +94,8 @@ class CoreStats:
     """Counters of one server's core.
 
     Attributes:
-        read_latency, update_latency: arrival to reply.
+        read_latency, update_latency: arrival to reply, since the present role began.
+        past_read_latency, past_update_latency: the same, of earlier roles.
         propagation_latency: time in the header of a txn until it is applied, the txns of one batch together.
         watchers_told: watchers per trigger, by event type.
         throttle_wait: arrival of a request until the request throttler takes it.
@@ -102,6 +114,8 @@ class CoreStats:
         "max_response_bytes",
         "min_response_bytes",
         "outstanding",
+        "past_read_latency",
+        "past_update_latency",
         "prepared",
         "propagation_latency",
         "proposals",
@@ -131,6 +145,8 @@ class CoreStats:
         self.read_latency = Percentiles()
         self.update_latency = Percentiles()
         self.propagation_latency = Percentiles()
+        self.past_read_latency = Percentiles()
+        self.past_update_latency = Percentiles()
         self.throttle_wait = Percentiles()
         self.token_deficit = Summary()
         self.watchers_told = {
@@ -152,14 +168,17 @@ class CoreStats:
             self.read_latency,
             self.update_latency,
             self.propagation_latency,
+            self.past_read_latency,
+            self.past_update_latency,
             self.throttle_wait,
             self.token_deficit,
             *self.watchers_told.values(),
         ):
             summary.reset()
-        self.quota_exceeded.clear()
-        self.read_per_namespace.clear()
-        self.write_per_namespace.clear()
+        for namespaces in (self.read_per_namespace, self.write_per_namespace):
+            for summary in namespaces.values():
+                summary.reset()
+        self.quota_exceeded = dict.fromkeys(self.quota_exceeded, 0)
         self.received = 0
         self.sent = 0
         self.commits = 0
@@ -184,9 +203,22 @@ class CoreStats:
         self.unsuccessful_handshakes = 0
         self.watch_bytes = 0
 
+    def begin_role(self) -> None:
+        """Another role serves: its figures of latency, packets and sizes begin anew, the counters of the process go on."""
+        self.past_read_latency.absorb(self.read_latency)
+        self.past_update_latency.absorb(self.update_latency)
+        self.read_latency.reset()
+        self.update_latency.reset()
+        self.received = 0
+        self.sent = 0
+        self.auth_failed = 0
+        self.last_response_bytes = -1
+        self.min_response_bytes = -1
+        self.max_response_bytes = -1
+
     @property
     def latency(self) -> Summary:
-        """Requests of any kind, arrival to reply."""
+        """Requests of any kind, arrival to reply, since the present role began."""
         reads, updates = self.read_latency, self.update_latency
         if not (reads.count and updates.count):
             return updates if updates.count else reads

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zkpy.core.link import DROPPED
+from zkpy.core.session_tracker import SessionTracker
 from zkpy.ops import metrics
 from zkpy.ops.report import directory_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from zkpy.core.link import ClientLink
+    from zkpy.core.peer import Peer
     from zkpy.net.client_server import ClientConnection
     from zkpy.ops.report import ServerView
 
@@ -35,6 +37,7 @@ _DEFAULT_TRACE_MASK = 0b100110010
 _MASK_BYTES = 8
 _LONG_MASK = (1 << 64) - 1
 _MEBIBYTE = 1 << 20
+_FAST_LEADER_ELECTION = 3
 
 _OP_READ = 1
 _OP_WRITE = 4
@@ -97,7 +100,8 @@ class FourLetterWords:
         if not self._view.is_serving:
             # Compat: without the end of the line for this one.
             return _NOT_SERVING if word == b"hash" else f"{_NOT_SERVING}\n"
-        return _lines(self._answers[word]())
+        lines = _lines(self._answers[word]())
+        return lines + self._membership() if word == b"conf" else lines
 
     def _is_allowed(self, name: str) -> bool:
         allowed = self._view.config.four_letter_words
@@ -120,6 +124,26 @@ class FourLetterWords:
         yield f"maxSessionTimeout={config.max_session_timeout_ms}"
         yield f"clientPortListenBacklog={config.client_port_listen_backlog}"
         yield f"serverId={config.my_id}"
+        if view.peer is not None:
+            yield from self._conf_of_member(view.peer)
+
+    def _conf_of_member(self, peer: Peer) -> Iterator[str]:
+        options = peer.state.options
+        member = peer.state.view.member(options.server_id)
+        addresses = () if member is None else member.addresses
+        yield f"initLimit={options.init_limit}"
+        yield f"syncLimit={options.sync_limit}"
+        yield f"electionAlg={_FAST_LEADER_ELECTION}"
+        yield f"electionPort={_ports(address.election_port for address in addresses)}"
+        yield f"quorumPort={_ports(address.quorum_port for address in addresses)}"
+        yield f"peerType={int(peer.is_observer)}"
+
+    def _membership(self) -> str:
+        """What ``conf`` ends with. Compat: without the end of the last line, and not while only reads are served."""
+        peer = self._view.peer
+        if peer is None or self._view.service.is_read_only:
+            return ""
+        return f"membership: \n{peer.state.view.committed.text()}"
 
     def _cons(self) -> Iterator[str]:
         for connection in self._view.connections():
@@ -140,8 +164,13 @@ class FourLetterWords:
     def _dump(self) -> Iterator[str]:
         service = self._view.service
         yield "SessionTracker dump:"
-        sessions = [(deadline, [_hex(id_) for id_ in ids]) for deadline, ids in service.sessions.buckets()]
-        yield from self._expiry_sets("Session", sessions)
+        if service.local is not None:
+            yield from self._expiry_sets("Local Session", _named(service.local.buckets()))
+        if isinstance(service.sessions, SessionTracker):
+            kind = "Session" if service.local is None else "Global Session"
+            yield from self._expiry_sets(kind, _named(service.sessions.buckets()))
+        else:
+            yield from _learned_sessions(service.sessions.committed)
         ephemerals = service.tree.ephemerals
         yield "ephemeral nodes dump:"
         yield f"Sessions with Ephemerals ({len(ephemerals)}):"
@@ -183,16 +212,21 @@ class FourLetterWords:
         yield "Server stats reset."
 
     def _srvr(self) -> Iterator[str]:
-        yield f"Zookeeper version: {self._view.version}"
+        yield from self._heading()
         yield from self._figures()
 
     def _stat(self) -> Iterator[str]:
-        yield f"Zookeeper version: {self._view.version}"
+        yield from self._heading()
         yield "Clients:"
         for connection in self._view.connections():
             yield connection_line(connection, brief=True)
         yield ""
         yield from self._figures()
+
+    def _heading(self) -> Iterator[str]:
+        yield f"Zookeeper version: {self._view.version}"
+        if self._view.service.is_read_only:
+            yield "READ-ONLY mode; serving only read-only clients"
 
     def _figures(self) -> Iterator[str]:
         view = self._view
@@ -207,6 +241,9 @@ class FourLetterWords:
         yield f"Zxid: {_hex(view.service.tree.last_zxid)}"
         yield f"Mode: {view.service.mode}"
         yield f"Node count: {len(view.service.tree.nodes)}"
+        if view.leader is not None:
+            sizes = view.quorum_stats.proposal_sizes
+            yield f"Proposal sizes last/min/max: {sizes.last}/{sizes.min}/{sizes.max}"
 
     def _stmk(self, argument: bytes) -> str | None:
         if len(argument) < _MASK_BYTES:
@@ -319,6 +356,22 @@ def _address(link: ClientLink) -> str:
 
 def _port(number: int | None) -> int:
     return -1 if number is None else number
+
+
+def _ports(numbers: Iterable[int]) -> str:
+    """Each number once."""
+    return "|".join(map(str, dict.fromkeys(numbers)))
+
+
+def _named(buckets: Iterable[tuple[int, list[int]]]) -> list[tuple[int, list[str]]]:
+    return [(deadline, [_hex(id_) for id_ in ids]) for deadline, ids in buckets]
+
+
+def _learned_sessions(sessions: Mapping[int, int]) -> Iterator[str]:
+    """Sessions of a server that does not expire them, with their timeouts in ms."""
+    yield f"Global Sessions({len(sessions)}):"
+    for session_id in sorted(sessions):
+        yield f"{_hex(session_id)}\t{sessions[session_id]}ms"
 
 
 def _hex(number: int) -> str:

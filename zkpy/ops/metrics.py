@@ -29,6 +29,8 @@ Value = int | float | str
 _PERCENTILES = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999))
 _AVERAGE_SCALE = 10_000  # four decimals
 
+_PEER_STATES = {"leader": "leading", "follower": "following", "observer": "observing"}
+
 _GAUGE = "gauge"
 _COUNTER = "counter"
 _SUMMARY = "summary"
@@ -41,20 +43,10 @@ _ABSENT: Mapping[str, tuple[str, ...]] = {
         "non_mtls_remote_conn_count",
         # handshakes are asyncio's business
         "outstanding_tls_handshake",
-        # sessions that live on one server of an ensemble
-        "local_sessions",
     ),
     _COUNTER: (
-        # ensemble
-        "diff_count",
-        "snap_count",
-        "looking_count",
-        "revalidate_count",
-        "learner_proposal_received_count",
-        "learner_commit_received_count",
-        "quit_leading_due_to_disloyal_voter",
+        # off in Apache as well, unless it is asked for
         "skip_learner_request_to_next_processor_count",
-        "request_commit_queued",
         "requests_not_forwarded_to_commit_processor",
         # admin server
         "insecure_admin_count",
@@ -78,14 +70,7 @@ _ABSENT: Mapping[str, tuple[str, ...]] = {
         "unrecoverable_error_count",
     ),
     _SUMMARY: (
-        # ensemble
-        "follower_sync_time",
-        "observer_sync_time",
-        "election_time",
-        "inflight_snap_count",
-        "inflight_diff_count",
-        "unavailable_time",
-        "leader_unavailable_time",
+        # what is forwarded does not wait in a queue, and sockets are closed in passing
         "learner_request_processor_queue_size",
         "socket_closing_time",
         # commit processor
@@ -117,11 +102,9 @@ _ABSENT: Mapping[str, tuple[str, ...]] = {
         "netty_queued_buffer_capacity",
     ),
     _ADVANCED: (
-        # ensemble
-        "quorum_ack_latency",
-        "proposal_latency",
+        # the log confirms a batch, and no clock is read for each of its txns
         "proposal_ack_creation_latency",
-        "commit_propagation_latency",
+        # followers that serve observers
         "om_proposal_process_time_ms",
         "om_commit_process_time_ms",
         # commit processor
@@ -147,6 +130,7 @@ def monitor_values(view: ServerView) -> Iterator[tuple[str, Value]]:
     """All metrics as ``mntr`` names them, in an order that does not change."""
     yield "version", view.version
     yield "server_state", view.service.mode
+    yield from _role_values(view)
     yield from gauges(view).items()
     for name, members in (gauge_sets(view.service.tree) | counter_sets(view)).items():
         for key in sorted(members):
@@ -155,12 +139,13 @@ def monitor_values(view: ServerView) -> Iterator[tuple[str, Value]]:
     for name, summary in summaries(view).items():
         yield from _summary_values(name, summary)
     for name, percentiles in advanced_summaries(view).items():
-        yield from _summary_values(name, percentiles)
-        for label, fraction in _PERCENTILES:
-            yield f"{label}_{name}", percentiles.percentile(fraction)
+        yield from _percentile_values(name, percentiles)
     for name, set_ in summary_sets(view).items():
         for key in sorted(set_):
             yield from _summary_values(f"{key}_{name}", set_[key])
+    for name, advanced in advanced_summary_sets(view).items():
+        for key in sorted(advanced):
+            yield from _percentile_values(f"{key}_{name}", advanced[key])
 
 
 def _summary_values(name: str, summary: Summary) -> Iterator[tuple[str, Value]]:
@@ -169,6 +154,21 @@ def _summary_values(name: str, summary: Summary) -> Iterator[tuple[str, Value]]:
     yield f"max_{name}", summary.max
     yield f"cnt_{name}", summary.count
     yield f"sum_{name}", summary.sum
+
+
+def _percentile_values(name: str, percentiles: Percentiles) -> Iterator[tuple[str, Value]]:
+    yield from _summary_values(name, percentiles)
+    for label, fraction in _PERCENTILES:
+        yield f"{label}_{name}", percentiles.percentile(fraction)
+
+
+def _role_values(view: ServerView) -> Iterator[tuple[str, Value]]:
+    """What is no number. A member of an ensemble that answers at all is in broadcast."""
+    peer_state = _PEER_STATES.get(view.service.mode)
+    if peer_state is not None:
+        yield "peer_state", f"{peer_state} - broadcast"
+    if view.service.mode == "observer" and view.learner is not None:
+        yield "observer_master_id", view.learner.leader_id
 
 
 # -- by kind
@@ -192,7 +192,8 @@ def gauges(view: ServerView) -> dict[str, Value]:
         "watch_count": len(service.watches),
         "ephemerals_count": tree.ephemeral_count,
         "approximate_data_size": tree.data_size,
-        "global_sessions": service.sessions.tracked(),
+        "global_sessions": len(service.sessions.committed),
+        "local_sessions": 0 if service.local is None else len(service.local),
         "open_file_descriptor_count": _open_files(),
         "max_file_descriptor_count": _open_files_max(),
         "last_client_response_size": stats.last_response_bytes,
@@ -203,7 +204,32 @@ def gauges(view: ServerView) -> dict[str, Value]:
         if service.connection_throttle is None
         else service.connection_throttle.drop_probability,
     }
-    return values | dict.fromkeys(_ABSENT[_GAUGE], 0)
+    return values | quorum_gauges(view) | dict.fromkeys(_ABSENT[_GAUGE], 0)
+
+
+def quorum_gauges(view: ServerView) -> dict[str, Value]:
+    """What only a member of an ensemble has, each role its own; none while only reads are served."""
+    peer = view.peer
+    if peer is None or view.service.is_read_only:
+        return {}
+    voters = peer.state.view.committed.voters
+    values: dict[str, Value] = {"quorum_size": len(voters)}
+    leader = view.leader
+    if leader is None:
+        return values
+    sizes = view.quorum_stats.proposal_sizes
+    followers = leader.follower_ids
+    return values | {
+        "learners": leader.learner_count,
+        "synced_followers": len(followers),
+        "synced_non_voting_followers": sum(1 for server_id in followers if server_id not in voters),
+        "synced_observers": leader.observer_count,
+        "pending_syncs": leader.pending_sync_count,
+        "leader_uptime": leader.uptime_ms,
+        "last_proposal_size": sizes.last,
+        "max_proposal_size": sizes.max,
+        "min_proposal_size": sizes.min,
+    }
 
 
 def gauge_sets(tree: DataTree) -> dict[str, dict[str, int]]:
@@ -239,10 +265,21 @@ def counters(view: ServerView) -> dict[str, int]:
     """What only grows until ``srst``."""
     service = view.service
     stats = service.stats
+    quorum = view.quorum_stats
+    is_member = view.peer is not None
     counted = {
         "bytes_received_count": view.driver.bytes_received,
-        "commit_count": stats.commits,
-        "proposal_count": stats.proposals,
+        # Compat: a standalone server counts neither.
+        "commit_count": quorum.commits,
+        "proposal_count": stats.proposals if is_member else 0,
+        "request_commit_queued": stats.commits + quorum.syncs if is_member else 0,
+        "learner_proposal_received_count": quorum.proposals_received,
+        "learner_commit_received_count": quorum.commits_received,
+        "revalidate_count": quorum.revalidations,
+        "diff_count": quorum.diffs,
+        "snap_count": quorum.snaps,
+        "looking_count": quorum.looking,
+        "quit_leading_due_to_disloyal_voter": quorum.disloyal_voter_exits,
         "connection_drop_count": stats.connection_drops,
         "connection_rejected": stats.connections_rejected,
         "connection_request_count": stats.connection_requests,
@@ -276,7 +313,15 @@ def summaries(view: ServerView) -> dict[str, Summary]:
     told = stats.watchers_told
     log = view.driver.log_stats
     storage = view.storage_stats
+    quorum = view.quorum_stats
     counted: dict[str, Summary] = {
+        "election_time": quorum.election,
+        "unavailable_time": quorum.unavailable,
+        "leader_unavailable_time": quorum.leader_unavailable,
+        "follower_sync_time": quorum.follower_sync,
+        "observer_sync_time": quorum.observer_sync,
+        "inflight_diff_count": quorum.inflight_diffs,
+        "inflight_snap_count": quorum.inflight_snaps,
         "fsynctime": log.sync_ms,
         "sync_processor_batch_size": log.batch_size,
         "sync_processor_queue_size": log.queue_size,
@@ -295,11 +340,14 @@ def summaries(view: ServerView) -> dict[str, Summary]:
 def advanced_summaries(view: ServerView) -> dict[str, Percentiles]:
     """Series with percentiles."""
     stats = view.service.stats
+    quorum = view.quorum_stats
     counted = {
-        "readlatency": stats.read_latency,
-        "updatelatency": stats.update_latency,
-        # A txn gets its time when its request arrives, so from header to apply is from arrival to reply.
-        "propagation_latency": stats.update_latency,
+        "readlatency": _together(stats.past_read_latency, stats.read_latency),
+        "updatelatency": _together(stats.past_update_latency, stats.update_latency),
+        "propagation_latency": stats.propagation_latency,
+        "quorum_ack_latency": quorum.quorum_ack_latency,
+        "proposal_latency": quorum.proposal_latency,
+        "commit_propagation_latency": quorum.commit_latency,
         "request_throttle_queue_time_ms": stats.throttle_wait,
         "sync_processor_queue_flush_time_ms": view.driver.log_stats.sync_ms,
     }
@@ -307,18 +355,36 @@ def advanced_summaries(view: ServerView) -> dict[str, Percentiles]:
 
 
 def summary_sets(view: ServerView) -> dict[str, dict[str, Summary]]:
-    """Series of one name for several keys. Those of an ensemble, which have a key per server, are empty here."""
+    """Series of one name for several keys. ``ack_latency`` is empty: Apache looks at one txn in a thousand only."""
     stats = view.service.stats
     return {
+        "learner_handler_qp_size": _by_server(view),
         "read_per_namespace": stats.read_per_namespace,
         "write_per_namespace": stats.write_per_namespace,
     }
+
+
+def advanced_summary_sets(view: ServerView) -> dict[str, dict[str, Percentiles]]:
+    """The same with percentiles. What a learner is sent leaves in the same turn of the loop."""
+    return {"learner_handler_qp_time_ms": {key: Percentiles() for key in _by_server(view)}}
+
+
+def _by_server(view: ServerView) -> dict[str, Summary]:
+    return {str(server_id): queue for server_id, queue in view.quorum_stats.learner_queues.items()}
+
+
+def _together(past: Percentiles, present: Percentiles) -> Percentiles:
+    both = Percentiles()
+    both.absorb(past)
+    both.absorb(present)
+    return both
 
 
 def reset(view: ServerView) -> None:
     """What ``srst`` does: counters, series, packets and response sizes begin anew; gauges stay."""
     service = view.service
     service.stats.reset_counters()
+    view.quorum_stats.reset()
     service.tree.digest_mismatches = 0
     service.changes.queued = 0
     service.changes.removed = 0

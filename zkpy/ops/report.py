@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Protocol
 import zkpy
 from zkpy.auth.providers import EnsembleProvider
 from zkpy.core.stats import Summary
+from zkpy.core.zab.leader import Leader
+from zkpy.core.zab.learner import Learner
+from zkpy.core.zab.quorum_stats import QuorumStats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zkpy.auth.providers import ProviderRegistry
+    from zkpy.core.peer import Peer
     from zkpy.core.service import Service
     from zkpy.net.client_server import ClientConnection, ClientPort
     from zkpy.ops.config import ServerConfig
@@ -75,7 +79,9 @@ class ServerView:
         ensemble_auth: the provider of scheme ``ensemble``; without one, one that nobody asks.
         client_port: number of the plain port in use, None without one; set when it is open.
         secure_client_port: the same of the TLS port.
-        started_ms: when the server started, on the monotonic clock.
+        started_ms: when the server, or its present role, began to serve, on the monotonic clock.
+        peer: this server as a member of an ensemble; None on a standalone server.
+        quorum_stats: what it counts as such.
         version: as ``srvr``, ``stat``, ``envi`` and ``mntr`` show it.
     """
 
@@ -84,7 +90,9 @@ class ServerView:
         "config",
         "driver",
         "ensemble_auth",
+        "peer",
         "ports",
+        "quorum_stats",
         "secure_client_port",
         "started_ms",
         "storage_stats",
@@ -99,11 +107,14 @@ class ServerView:
         started_ms: int,
         storage_stats: StorageStats,
         providers: ProviderRegistry,
+        peer: Peer | None = None,
     ) -> None:
         self.config = config
         self.driver = driver
         self.ports = ports
         self.started_ms = started_ms
+        self.peer = peer
+        self.quorum_stats = QuorumStats() if peer is None else peer.state.stats
         self.storage_stats = storage_stats
         provider = providers.get(EnsembleProvider.scheme)
         self.ensemble_auth = provider if isinstance(provider, EnsembleProvider) else EnsembleProvider()
@@ -120,6 +131,18 @@ class ServerView:
     def is_serving(self) -> bool:
         """Whether clients are served; most commands only say so when they are not."""
         return self.driver.service.is_serving
+
+    @property
+    def leader(self) -> Leader | None:
+        """The role of a server that leads and serves."""
+        role = None if self.peer is None else self.peer.role
+        return role if isinstance(role, Leader) and role.service is self.service else None
+
+    @property
+    def learner(self) -> Learner | None:
+        """The role of a follower or observer that serves."""
+        role = None if self.peer is None else self.peer.role
+        return role if isinstance(role, Learner) and role.service is self.service else None
 
     def connections(self) -> list[ClientConnection]:
         """All open connections in the order in which they came, port by port."""

@@ -69,6 +69,40 @@ def test_srst_keeps_what_is_outstanding_and_failed_authentications() -> None:
     stats.note_response(20)
     stats.reset_counters()
     assert (stats.outstanding, stats.auth_failed) == (3, 2)
-    assert (stats.received, stats.latency.count, stats.read_per_namespace) == (0, 0, {})
+    assert (stats.received, stats.latency.count) == (0, 0)
+    assert stats.read_per_namespace["a"].count == 0
     assert stats.watchers_told[EventType.NODE_CREATED].count == 0
     assert stats.min_response_bytes == -1
+
+
+def test_a_new_role_begins_with_its_own_figures_and_loses_no_count() -> None:
+    stats = CoreStats()
+    stats.received = stats.sent = stats.commits = 7
+    stats.auth_failed = 1
+    stats.read_latency.add(40)
+    stats.update_latency.add(3)
+    stats.note_response(20)
+    stats.begin_role()
+    assert (stats.received, stats.sent, stats.auth_failed, stats.latency.count) == (0, 0, 0, 0)
+    assert (stats.last_response_bytes, stats.min_response_bytes, stats.max_response_bytes) == (-1, -1, -1)
+    assert (stats.commits, stats.response_bytes) == (7, 20)
+    stats.read_latency.add(2)
+    assert (stats.latency.min, stats.latency.max) == (2, 2)
+    stats.begin_role()
+    past = stats.past_read_latency
+    assert (past.count, past.sum, past.min, past.max, past.percentile(0.99)) == (2, 42, 2, 40, 40)
+    stats.reset_counters()
+    assert (past.count, past.percentile(0.99), stats.past_update_latency.count) == (0, 0, 0)
+
+
+def test_series_that_are_put_together_are_as_one() -> None:
+    first, second, empty = Percentiles(), Percentiles(), Percentiles()
+    for value in (5, 1):
+        first.add(value)
+    second.add(9, 2)
+    first.absorb(empty)
+    empty.absorb(first)
+    first.absorb(second)
+    assert (first.count, first.sum, first.min, first.max) == (4, 24, 1, 9)
+    assert [first.percentile(part) for part in (0.0, 0.5, 0.99)] == [1, 5, 9]
+    assert (empty.count, empty.min, empty.max) == (2, 1, 5)
