@@ -660,6 +660,25 @@ async def test_a_stranger_that_becomes_a_member_keeps_its_connection(world: Worl
         member.mesh.send(77, vote(2, zxid=2))
         assert (await wire.notification()).zxid == 2
     assert set(member.mesh._strangers) == {77}
+    member.mesh.set_members({77: []})
+    assert not member.mesh._strangers
+    assert set(member.mesh._members) == {77}
+
+
+async def test_a_server_that_is_no_member_any_more_is_not_dialled(world: World) -> None:
+    """Nor is anything kept for it; its dial under way is given up."""
+    with address_that_does_not_answer() as address:
+        member = await world.lone(2, {1: [address]})
+        member.mesh.send(1, vote(2))
+        dial = member.mesh._members[1].dial
+        assert dial is not None
+        member.mesh.set_members({2: [address], 3: [address]})
+        await asyncio.wait([dial])
+        assert dial.cancelled()
+        member.mesh.send(1, vote(2))
+        member.mesh.retry_dialling()
+        assert set(member.mesh._members) == {3}
+        assert member.mesh._members[3].dial is None
 
 
 async def test_an_observer_without_an_id_is_given_one_and_dialled_back(world: World) -> None:
