@@ -73,8 +73,8 @@ def member(
     return server
 
 
-def leading(tmp_path: Path, **options: bool) -> tuple[Led, AskedServer]:
-    led = Led(voters=(1, 2, 3), observers=(4,), **options)
+def leading(tmp_path: Path, *, leader_serves: bool = True) -> tuple[Led, AskedServer]:
+    led = Led(voters=(1, 2, 3), observers=(4,), leader_serves=leader_serves)
     led.establish(2)
     return led, member(tmp_path, led.state, led.leader)
 
