@@ -696,6 +696,7 @@ class Leader:
         """The NEWLEADER quorum has committed the last seen membership. False: another server is to lead by it."""
         state = self._state
         if not state.options.reconfig_enabled:
+            write_config_node(state.database.tree, state.view.committed, self._wall_ms)
             return True
         membership = state.view.last_seen
         acked = dict.fromkeys(self._synced & membership.voters, first_of(self._epoch))

@@ -1032,6 +1032,13 @@ def test_a_static_configuration_keeps_version_0() -> None:
     assert led.state.view.last_seen.version == 0
 
 
+def test_a_static_configuration_is_in_the_tree_of_the_leader_too() -> None:
+    led, _ = established(2)
+    node = led.state.database.tree.get("/zookeeper/config")
+    assert node is not None
+    assert (node.data, node.mzxid, node.version) == (led.state.view.committed.text().encode(), 0, -1)
+
+
 def test_a_reconfig_needs_the_old_and_the_new_members_and_so_does_what_follows() -> None:
     led, (two, three, four) = established(2, 3, 4, voters=(1, 2, 3), reconfig_enabled=True)
     led.settle()
