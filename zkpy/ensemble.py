@@ -173,6 +173,7 @@ class EnsembleSockets:
             self._quorum_addresses(leader_id),
             connect_timeout_ms=options.connect_timeout_ms,
             retry_delay_ms=options.retry_delay_ms,
+            failed=self._driver.dial_failed,
         )
 
     # -- addresses

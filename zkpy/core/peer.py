@@ -304,6 +304,13 @@ class Peer:
         self.election.receive(server_id, notification, mono_ms)
         self._follow_election(wall_ms, mono_ms)
 
+    def dial_failed(self, reason: str, wall_ms: int, mono_ms: int) -> None:
+        """A try to reach `wanted_leader` was in vain; after some of them another leader is looked for."""
+        role = self.role
+        if isinstance(role, Learner):
+            role.dial_failed(reason)
+        self.step(wall_ms, mono_ms)
+
     def connected(self, link: QuorumLink, wall_ms: int, mono_ms: int) -> None:
         """A learner has connected, or the connection to the leader stands."""
         if self.role is None:

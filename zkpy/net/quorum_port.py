@@ -438,6 +438,7 @@ class LeaderDialler:
         "_addresses",
         "_connect_timeout_s",
         "_connections",
+        "_failed",
         "_is_handing_over",
         "_retry_delay_s",
         "_task",
@@ -453,9 +454,14 @@ class LeaderDialler:
         *,
         connect_timeout_ms: int,
         retry_delay_ms: int,
+        failed: Callable[[str], None] | None = None,
     ) -> None:
-        """Begin to dial all `addresses` of the leader at once, `retry_delay_ms` after each failure of all of them."""
+        """Begin to dial all `addresses` of the leader at once, `retry_delay_ms` after each failure of all of them.
+
+        `failed` is told why, each time.
+        """
         self._addresses = addresses
+        self._failed = failed
         self._connections = Connections(handler, data_max, make_stream)
         self._connect_timeout_s = connect_timeout_ms / 1000
         self._retry_delay_s = retry_delay_ms / 1000
@@ -496,6 +502,8 @@ class LeaderDialler:
             except OSError as error:
                 self.failure = reason_of(error)
             self._is_handing_over = False
+            if self._failed is not None and not self._connections.is_closed:
+                self._failed(self.failure)
             await asyncio.sleep(self._retry_delay_s)
 
 

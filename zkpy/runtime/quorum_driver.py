@@ -104,6 +104,11 @@ class QuorumDriver(Driver):
         self._peer.notified(server_id, notification, self.wall_ms(), self.mono_ms())
         self.after_input()
 
+    def dial_failed(self, reason: str) -> None:
+        """A try to reach the leader was in vain."""
+        self._peer.dial_failed(reason, self.wall_ms(), self.mono_ms())
+        self.after_input()
+
     def connected(self, link: QuorumLink) -> None:
         """A learner has come, or the leader was reached."""
         self._peer.connected(link, self.wall_ms(), self.mono_ms())

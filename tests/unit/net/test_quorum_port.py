@@ -882,6 +882,27 @@ async def test_a_dialler_that_is_stopped_does_not_connect(ends: Ends, silent: se
     assert dialler._task.cancelled()
 
 
+async def test_every_failure_of_a_dialler_is_told_and_may_be_its_last(ends: Ends) -> None:
+    """As a driver does it: from within the call that tells it of the fifth one."""
+    port = await ends.port()
+    number = port.ports[0]
+    port.close()
+    await port.wait_closed()
+    reasons: list[str] = []
+    dialler: LeaderDialler
+
+    def failed(reason: str) -> None:
+        reasons.append(reason)
+        if len(reasons) == 5:
+            dialler.stop()
+
+    dialler = ends.dialler((LOCALHOST, number), failed=failed)
+    await dialler.wait_closed()
+    assert len(reasons) == 5
+    assert "refused" in reasons[0].lower()
+    assert ends.learner.heard == []
+
+
 async def test_a_dialler_that_is_stopped_when_it_has_connected_leaves_the_connection(ends: Ends) -> None:
     """As a driver does it: from within the call that tells it of the connection."""
     port = await ends.port()
