@@ -257,13 +257,7 @@ class Driver:
             return
         self._note_sync(outcome.sync_ms)
         if self._log.is_space_low and not self.service.refuse_writes:
-            self.service.refuse_writes = True
-            self._logger.error(
-                "log.disk_full",
-                headroom_bytes=self._log.headroom_bytes,
-                effect="writes are refused with SystemError, reads and session closes go on",
-                remedy="free space in dataLogDir; writes resume by themselves",
-            )
+            self._run_short_of_space()
         rolled = outcome.batch.roll
         if rolled:
             self._start_count()
@@ -278,6 +272,15 @@ class Driver:
     def _handle_failure(self, error: Exception) -> None:
         if not isinstance(error, DiskFullError) or not self._roll_back(error):
             self._on_fatal(error)
+
+    def _run_short_of_space(self) -> None:
+        self.service.refuse_writes = True
+        self._logger.error(
+            "log.disk_full",
+            headroom_bytes=self._log.headroom_bytes,
+            effect="writes are refused with SystemError, reads and session closes go on",
+            remedy="free space in dataLogDir; writes resume by themselves",
+        )
 
     def _note_sync(self, sync_ms: int) -> None:
         self.log_stats.sync_ms.add(sync_ms)

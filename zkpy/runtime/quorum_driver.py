@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from zkpy.core.zab.effects import InstallSnapshot, ReadHistory, TruncateLog
 from zkpy.runtime.driver import Driver
+from zkpy.storage.errors import DiskFullError
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from zkpy.core.zab.quorum_link import QuorumLink
     from zkpy.net.quorum_port import QuorumConnection
     from zkpy.storage.disk import Disk
-    from zkpy.storage.errors import DiskFullError
     from zkpy_protocol.election import Notification
     from zkpy_protocol.records import QuorumPacket
 
@@ -208,6 +208,13 @@ class QuorumDriver(Driver):
     def _roll_back(self, error: DiskFullError) -> bool:  # noqa: ARG002
         # Others have these proposals already: this server cannot take them back, nor go on without them.
         return False
+
+    def _run_short_of_space(self) -> None:
+        if self._is_listening:
+            # A leader that refuses writes refuses those of all servers, while another one could lead.
+            self._on_fatal(DiskFullError("no space for the log of a leader; free space in dataLogDir"))
+        else:
+            super()._run_short_of_space()
 
     def _tick(self) -> None:
         self._peer.tick(self.wall_ms(), self.mono_ms())
