@@ -296,7 +296,7 @@ class QuorumConnection(asyncio.Protocol):
             else:
                 try:
                     relay = SnapshotRelay(
-                        self._loop, item, self._transport.write, self._relayed, self._connections.forget_relay
+                        self._loop, item, self._pass_on, self._relayed, self._connections.forget_relay
                     )
                 except OSError as error:
                     self._break_off(f"no process to write its snapshot: {reason_of(error)}")
@@ -325,6 +325,11 @@ class QuorumConnection(asyncio.Protocol):
         """The stream that all others wait for."""
         first = self._waiting[0] if self._waiting else None
         return first if isinstance(first, SnapshotRelay) else None
+
+    def _pass_on(self, piece: bytes) -> None:
+        """The other side takes its snapshot, which is a sign of life."""
+        self._transport.write(piece)
+        self._connections.handler.receive(self.link, ())
 
     def _relayed(self, error: str | None) -> None:
         self._waiting.popleft()

@@ -84,6 +84,8 @@ class Handler:
     def __init__(self) -> None:
         self.quorum_dirty: list[QuorumLink] = []
         self.heard: list[Any] = []
+        # How often a piece of a snapshot showed that the other side is there.
+        self.pieces = 0
         self.links: list[QuorumLink] = []
         self.images: list[tuple[DataTree, dict[int, int]]] = []
         self.on_connected: Callable[[QuorumLink], object] = lambda _link: None
@@ -113,6 +115,7 @@ class Handler:
 
     def receive(self, link: QuorumLink, packets: Sequence[QuorumPacket]) -> None:
         assert link in self.links
+        self.pieces += not packets
         for packet in packets:
             self.heard.append((packet.type, packet.zxid))
             self.on_packet(link, packet)
@@ -372,6 +375,8 @@ async def test_a_large_snapshot_comes_between_the_packets_around_it(
     assert ends.learner.heard == ["connected", (4, 1), (15, 7), "snapshot", *((4, z) for z in range(8, 20))]
     assert [stream_of(*image) for image in ends.learner.images] == [stream_of(tree, {5: 4000})]
     assert not ends.leader.connection._connections.relays
+    # 256 KiB a piece at most: the leader must not take a learner for dead that receives all the time.
+    assert ends.leader.pieces >= len(stream_of(tree)) >> 18
     link.send(commit(20))
     ends.leader.send()
     await until(lambda: ends.learner.heard[-1] == (4, 20))
