@@ -47,6 +47,7 @@ def service_options(config: ServerConfig) -> ServiceOptions:
         global_outstanding_limit=config.global_outstanding_limit,
         local_sessions_enabled=config.ensemble.local_sessions_enabled,
         local_sessions_upgrading_enabled=config.ensemble.local_sessions_upgrading_enabled,
+        eager_acl_check_enabled=config.auth.enable_eager_acl_check,
         container_check_interval_ms=config.container_check_interval_ms,
         container_max_per_minute=config.container_max_per_minute,
         container_max_never_used_interval_ms=config.container_max_never_used_interval_ms,

@@ -127,6 +127,8 @@ class LeadingService(Service):
         self._broadcaster = broadcaster
         self._quorum_stats = parts.quorum_stats
         self._zxid_end = 1 << 62 if broadcaster is None else tree.last_zxid | _COUNTER_MASK
+        if broadcaster is not None:
+            self._check_acls_eagerly(parts)
         self._prep = PrepStage(
             tree,
             parts.access,
@@ -190,6 +192,11 @@ class LeadingService(Service):
 
     def _submit(self, request: Request, wall_ms: int) -> None:
         """Give a write its txn, or its refusal, and its place in the queues."""
+        if self._eager_acl is not None and request.link is not None:
+            refusal = self._eager_acl.refusal(request)
+            if refusal is not None:
+                self._refuse(request.link, refusal)
+                return
         local = self.local
         if local is not None and request.link is not None:
             if self._handled_locally(request, request.arrival_ms):

@@ -57,6 +57,7 @@ class LearningService(Service):
         )
         super().__init__(parts, database, self._learned, mono_ms)
         self.mode = "follower"
+        self._check_acls_eagerly(parts)
         self._forwarder = forwarder
         self._quorum_stats = parts.quorum_stats
         self._revalidating: dict[int, ClientLink] = {}
@@ -109,6 +110,11 @@ class LearningService(Service):
                 self._forwarder.request(
                     request.session_id, 0, OpCode.CREATE_SESSION, _TIMEOUT.pack(timeout_ms), None
                 )
+        if self._eager_acl is not None:
+            refusal = self._eager_acl.refusal(request)
+            if refusal is not None:
+                self._refuse(link, refusal)
+                return
         request.waits = True
         self._queue(request)
         if op == OpCode.SYNC:

@@ -23,6 +23,7 @@ from zkpy.core.link import CLOSE_AFTER_FLUSH, DROPPED, QUEUED_BYTES_MAX, ClientL
 from zkpy.core.local_sessions import LocalSessions, wants_ephemeral
 from zkpy.core.passwords import session_password
 from zkpy.core.pipeline.changes import OutstandingChanges
+from zkpy.core.pipeline.eager_acl import EagerAclCheck
 from zkpy.core.pipeline.final import FinalStage, connect_frame, open_session, refuse_session
 from zkpy.core.pipeline.prep import WRITE_OPS
 from zkpy.core.pipeline.reads import HEADER_BYTES, ReadStage, reply_frame
@@ -87,6 +88,7 @@ class ServiceOptions:
         "container_check_interval_ms",
         "container_max_never_used_interval_ms",
         "container_max_per_minute",
+        "eager_acl_check_enabled",
         "enforce_quota",
         "global_outstanding_limit",
         "local_sessions_enabled",
@@ -116,6 +118,7 @@ class ServiceOptions:
         container_check_interval_ms: int = 60000,
         container_max_per_minute: int = 10000,
         container_max_never_used_interval_ms: int = 0,
+        eager_acl_check_enabled: bool = False,
     ) -> None:
         self.tick_time_ms = tick_time_ms
         self.min_session_timeout_ms = min_session_timeout_ms
@@ -131,6 +134,7 @@ class ServiceOptions:
         self.container_check_interval_ms = container_check_interval_ms
         self.container_max_per_minute = container_max_per_minute
         self.container_max_never_used_interval_ms = container_max_never_used_interval_ms
+        self.eager_acl_check_enabled = eager_acl_check_enabled
 
 
 class ServiceParts:
@@ -171,6 +175,7 @@ class Service:
 
     __slots__ = (
         "_auth",
+        "_eager_acl",
         "_final",
         "_options",
         "_reads",
@@ -207,6 +212,8 @@ class Service:
         self.changes = OutstandingChanges(database.tree)
         self._reads = ReadStage(database.tree, self.watches, parts.access, parts.stats)
         self._final = FinalStage(database.tree, sessions, self.watches, parts.stats)
+        # Whoever takes writes into an ensemble sets it.
+        self._eager_acl: EagerAclCheck | None = None
         self._served_here = frozenset(self._reads.handlers)
         self._sent_on = WRITE_OPS
         self.links: dict[int, ClientLink] = {}
@@ -481,6 +488,10 @@ class Service:
         link.send(reply_frame(request.xid, self.tree.last_zxid, ErrorCode.OK, b""))
         self._answered(link, request, mono_ms)
         link.close_after_flush()
+
+    def _check_acls_eagerly(self, parts: ServiceParts) -> None:
+        if parts.options.eager_acl_check_enabled:
+            self._eager_acl = EagerAclCheck(self.tree, parts.access)
 
     def _refuse(self, link: ClientLink, request: Request) -> None:
         """Answer a write that gets no txn, in its turn."""

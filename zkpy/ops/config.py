@@ -130,7 +130,7 @@ class AuthConfig:
     enforce_auth_enabled: bool = _property("enforce.auth.enabled", values.boolean, False)
     enforce_auth_schemes: tuple[str, ...] = _property("enforce.auth.schemes", values.names, ())
     ensemble_auth_names: tuple[str, ...] = _property("ensembleAuthName", values.names, ())
-    enable_eager_acl_check: bool = _property("enableEagerACLCheck", values.boolean, False, is_effective=False)
+    enable_eager_acl_check: bool = _property("enableEagerACLCheck", values.boolean, False)
     sasl_server_config: str = _property("sasl.serverconfig", values.text, "Server")
     jaas_file: str | None = _property(
         "java.security.auth.login.config", values.optional_text, None, as_is=True
@@ -784,10 +784,10 @@ class _Loader:
         if top["client_port"] not in {None, client.port}:
             raise self._refusal("clientPort", f"{key} says {client.port}")
         address = top["client_port_address"]
-        if not _is_any_address(address) and not _may_be_same_host(address, client.host):
+        if not is_any_address(address) and not _may_be_same_host(address, client.host):
             raise self._refusal("clientPortAddress", f"{key} says {client.host}")
         top["client_port"] = client.port
-        top["client_port_address"] = None if _is_any_address(client.host) else client.host
+        top["client_port_address"] = None if is_any_address(client.host) else client.host
 
     def _take_role(self, member: Member | None, ensemble: dict[str, Any]) -> None:
         """The server lines win over peerType, with a warning."""
@@ -904,7 +904,8 @@ def _ip(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-def _is_any_address(host: str | None) -> bool:
+def is_any_address(host: str | None) -> bool:
+    """Whether a client address means every interface."""
     ip = _ip(host) if host is not None else None
     return host is None or (ip is not None and ip.is_unspecified)
 

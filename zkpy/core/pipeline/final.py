@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from zkpy.core.link import CLOSE_AFTER_FLUSH, OPEN
 from zkpy.core.passwords import PASSWORD_BYTES, session_password
+from zkpy.core.pipeline.eager_acl import EarlyRefusal
 from zkpy.core.pipeline.multi import error_result, result, result_list
 from zkpy.core.pipeline.reads import REPLY_HEADER_BYTES, reply_frame
 from zkpy_protocol.opcodes import ErrorCode, OpCode
@@ -112,7 +113,8 @@ class FinalStage:
             # A client whose session has moved would see its operations out of order.
             link.drop()
             return
-        link.send(reply_frame(request.xid, self._tree.last_zxid, err, b""))
+        zxid = 0 if isinstance(request, EarlyRefusal) else self._tree.last_zxid
+        link.send(reply_frame(request.xid, zxid, err, b""))
         self._stats.note_response(REPLY_HEADER_BYTES)
 
     def _reply(self, link: ClientLink, xid: int, body: bytes) -> None:
