@@ -224,7 +224,7 @@ class LearnerHandler:
     def heard(self, beat: int, synced_until: int) -> None:
         """It has sent something."""
         self._heard = beat
-        self.synced_until = synced_until
+        self.synced_until = max(self.synced_until, synced_until)
 
     def is_silent(self, beat: int, init_beats: int, sync_beats: int) -> bool:
         """Whether it should have answered by now; it need not while it waits for the leader."""

@@ -87,6 +87,23 @@ def test_whoever_comes_late_gets_the_epoch_at_once_even_if_it_has_accepted_a_lat
     assert led.learner(3).introduce(9).received() == [("LEADER_INFO", z(1, 0))]
 
 
+def test_whoever_comes_before_the_histories_are_compared_takes_part() -> None:
+    led = Led(voters=(1, 2, 3, 4, 5))
+    led.learner(2).introduce()
+    led.learner(3).introduce()
+    led.settle()
+    assert led.is_in(Phase.COMPARING)
+    late = led.learner(4).introduce()
+    assert late.received() == [("LEADER_INFO", z(1, 0))]
+
+
+def test_whoever_comes_while_newleader_is_acked_is_synchronized_at_once() -> None:
+    led, _ = synchronizing(2, history=HISTORY)
+    late = led.learner(3).introduce(1)
+    late.ack_epoch(z(1, 6), 1)
+    assert late.received() == [("LEADER_INFO", z(2, 0)), ("DIFF", z(1, 6)), ("NEW_LEADER", z(2, 0))]
+
+
 def test_whoever_comes_while_the_epoch_is_written_waits_for_it() -> None:
     led = Led()
     led.learner(2).introduce()
@@ -831,8 +848,13 @@ def test_it_steps_down_within_a_tick_without_a_quorum() -> None:
     led.leader.disconnected(two.link)
     led.beat()
     assert not led.is_over(), "checked at full ticks"
+    assert led.leader.follower_ids == [3]
+    three.raw()
+    led.service.tracker.track(SESSION, 0, led.mono_ms - 10_000)
     led.beat()
     assert led.leader.over == "only servers [1, 3] are there"
+    assert three.received() == [], "no PING"
+    assert led.leader.pending == [], "no end of a session"
     led.leader.close()
     assert three.closed == "not leading any more: only servers [1, 3] are there"
     assert not led.service.is_serving
@@ -855,6 +877,37 @@ def test_nothing_happens_after_the_end() -> None:
     assert two.received() == []
 
 
+def test_a_history_that_is_read_too_late_goes_nowhere() -> None:
+    led, _ = established(2, history=HISTORY, committed_in_memory=2)
+    late = led.learner(3).introduce(1)
+    late.ack_epoch(z(1, 2), 1)
+    late.raw()
+    led.leader.exhausted()
+    led.carry_out()
+    assert late.received() == []
+
+
+def test_the_rest_of_what_came_is_not_looked_at_once_it_is_over() -> None:
+    led, (two, three) = established(2, 3)
+    one, other = led.propose(), led.propose()
+    led.service._prep.last_zxid = z(1, 0xFFFFFFFE)
+    three.ack(other)
+    data = struct.pack(">qiii", SESSION, 0, OpCode.CREATE_SESSION, 6000)
+    packets = [QuorumPacket(P.REQUEST, -1, data, None), QuorumPacket(P.ACK, one, None, None)]
+    led.leader.receive(two.link, packets, led.wall_ms, led.mono_ms)
+    assert led.is_over()
+    assert led.service.proposals.last_committed == z(1, 0)
+
+
+def test_the_rest_of_what_came_is_not_looked_at_behind_a_broken_packet() -> None:
+    led, (two, three) = established(2, 3)
+    zxid = led.propose()
+    three.ack(zxid)
+    packets = [QuorumPacket(P.PING, 0, b"1", None), QuorumPacket(P.ACK, zxid, None, None)]
+    led.leader.receive(two.link, packets, led.wall_ms, led.mono_ms)
+    assert led.service.proposals.last_committed == z(1, 0)
+
+
 def test_an_observer_does_not_keep_a_leader_in_office() -> None:
     led, (two,) = established(2, observers=(3,))
     led.learner(3, is_observer=True).follow(z(1, 0), accepted_epoch=1, current_epoch=-1)
@@ -868,6 +921,16 @@ def test_a_follower_that_comes_back_keeps_the_leader_in_office() -> None:
     led.leader.disconnected(two.link)
     led.learner(2).introduce(1)
     led.beat(2)
+    assert not led.is_over()
+
+
+def test_a_follower_that_takes_long_to_synchronize_keeps_the_leader_in_office() -> None:
+    """§11.2: for initLimit and syncLimit ticks from its connection on, although it says nothing meanwhile."""
+    led, (two,) = established(2, voters=(1, 2), init_limit=10, sync_limit=5)
+    led.leader.disconnected(two.link)
+    again = led.learner(2).introduce(1)
+    again.ack_epoch(0, -1)
+    led.beat(20)
     assert not led.is_over()
 
 
