@@ -25,7 +25,7 @@ class SaveAcceptedEpoch:
 
 @dataclass(frozen=True, slots=True)
 class MarkCurrentEpoch:
-    """Note in currentEpoch.tmp that a sync with the leader of `epoch` begins to reach the disk (§8.7). Result: None."""
+    """Note in currentEpoch.tmp that a sync with txns up to `epoch` begins to reach the disk (§8.7). Result: None."""
 
     epoch: int
 

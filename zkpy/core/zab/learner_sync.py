@@ -4,6 +4,9 @@ Knows no packets, links or services. The steps of `persist` are the heart. Each 
 
     currentEpoch.tmp ─► snapshot (SNAP), or cut log (TRUNC) ─► committed txns in the log ─► currentEpoch ─► may be acked
 
+The first one holds the epoch of the last txn that these steps bring to the disk, not that of the leader: whoever starts on a sync
+that was cut short must not claim an epoch of which it has no txn, since its leader may never have been established.
+
 Memory changes in two moments only: a SNAP or TRUNC puts a new database in its place (from then on it is not the disk's, until the
 steps are done), and the committed txns are applied in the steps. Unlike Apache, which applies them as they come.
 
@@ -23,7 +26,7 @@ from zkpy.core.zab.effects import (
     SaveCurrentEpoch,
     TruncateLog,
 )
-from zkpy.core.zab.peer_state import counter_of
+from zkpy.core.zab.peer_state import counter_of, epoch_of
 from zkpy.core.zab.pending import PendingProposals
 from zkpy.core.zab.reconfig import write_config_node
 from zkpy_protocol.errors import ProtocolError
@@ -183,7 +186,8 @@ class LearnerSync:
 
     def persist(self) -> None:
         """NEWLEADER has come. The last step is SaveCurrentEpoch; when it is done, everything is durable."""
-        self._ask(MarkCurrentEpoch(self._epoch))
+        last_zxid = self.committed[-1].zxid if self.committed else self._state.database.tree.last_zxid
+        self._ask(MarkCurrentEpoch(epoch_of(last_zxid)))
 
     def done(self, effect: Effect, result: object) -> None:
         """One step is done: begin the next one."""

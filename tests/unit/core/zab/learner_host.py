@@ -170,7 +170,8 @@ class Disk:
         if isinstance(effect, SaveAcceptedEpoch):
             self.accepted_epoch = effect.epoch
         elif isinstance(effect, MarkCurrentEpoch):
-            self.marked_epoch = effect.epoch
+            if effect.epoch > self.current_epoch:
+                self.marked_epoch = effect.epoch
         elif isinstance(effect, SaveCurrentEpoch):
             self.current_epoch = effect.epoch
             self.marked_epoch = None

@@ -805,6 +805,38 @@ def test_an_epoch_without_txns_does_not_outlive_a_crash_before_it_is_established
     host = Host(history=txns(1, 1, 2), epoch=1)
     host.discover(2)
     host.receive(diff(zxid(1, 2)), new_leader(2))
-    host.carry_out()
-    assert host.disk.marked_epoch == 2
+    assert host.carry_out() == MarkCurrentEpoch(1)
+    assert host.disk.marked_epoch is None
     assert host.restarted().disk.current_epoch == 1
+
+
+@pytest.mark.parametrize("durable", [1, 2, 3])
+def test_a_crash_in_a_sync_claims_no_epoch_whose_leader_may_not_be_established(durable: int) -> None:
+    """An Apache server that starts on it takes the mark as it is, and could win an election with half of a history."""
+    host = Host(history=txns(1, 1, 2), epoch=1)
+    host.discover(5)
+    host.receive(diff(zxid(3, 1)), *committed(*txns(2, 1, 2), *txns(3, 1, 1)), new_leader(5))
+    assert host.carry_out() == MarkCurrentEpoch(3)
+    host.persist(durable)
+    again = host.restarted()
+    assert again.state.current_epoch == 3
+    assert again.state.accepted_epoch == 5
+
+
+def test_the_mark_of_a_snap_is_the_epoch_of_its_last_txn() -> None:
+    host = Host(history=txns(1, 1, 2), epoch=1)
+    host.discover(5)
+    host.receive(snap(zxid(3, 2)))
+    host.snapshot(tree_of(*txns(3, 1, 2)))
+    host.receive(proposal(create(zxid(3, 3))), new_leader(5))
+    assert host.carry_out() == MarkCurrentEpoch(3)
+
+
+def test_a_snap_of_an_established_epoch_without_txns_is_marked_with_it() -> None:
+    """A leader's own zxid is the start of its epoch from the moment on in which a quorum has its history."""
+    host = Host(history=txns(1, 1, 2), epoch=1)
+    host.discover(5)
+    host.receive(snap(zxid(5, 0)))
+    host.snapshot(tree_of(*txns(3, 1, 2)))
+    host.receive(new_leader(5))
+    assert host.carry_out() == MarkCurrentEpoch(5)
