@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from zkpy.net.election_mesh import ElectionMesh
+from zkpy.net.election_mesh import ElectionMesh, ElectionPortError
 from zkpy.net.quorum_port import LeaderDialler, LearnerPort
 from zkpy.storage.snapshot_stream import SnapshotStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
-    from zkpy.core.membership import EnsembleView
+    from zkpy.core.membership import ClientAddress, EnsembleView, Member, MemberAddress
     from zkpy.core.owners import OwnerRules
     from zkpy.core.service import Service
     from zkpy.net.election_mesh import MeshOptions
     from zkpy.runtime.quorum_driver import QuorumDriver
     from zkpy_protocol.election import Notification
+
+EXIT_ELECTION_PORT = 14
 
 log = structlog.get_logger()
 
@@ -80,18 +82,23 @@ class EnsembleSockets:
         *,
         serve: Callable[[Service], None],
         rewrite: Callable[[], None],
+        move_clients: Callable[[ClientAddress], None],
         fatal: Callable[[int, str], None],
     ) -> None:
         self.serve = serve
         self.rewrite = rewrite
         self.fatal = fatal
+        self._move_clients = move_clients
         self._driver = driver
         self._options = options
         self._view = view
         self._mesh = ElectionMesh(
             options.server_id, asyncio.get_running_loop(), options.mesh, driver.notified, log
         )
+        self._elects_at: list[tuple[str, int]] = []
+        self._moving = asyncio.Lock()
         self._learners: LearnerPort | None = None
+        self._learners_at: list[tuple[str, int]] = []
         self._dialler: LeaderDialler | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -101,7 +108,9 @@ class EnsembleSockets:
         Raises:
             ElectionPortError: it cannot be had.
         """
-        await self._mesh.start(self._election_addresses(self._options.server_id))
+        own = self._view.committed.servers[self._options.server_id]
+        self._elects_at = _election_addresses(own.addresses)
+        await self._mesh.start(self._elects_at)
         self.view_changed(self._view)
 
     async def close(self) -> None:
@@ -127,11 +136,39 @@ class EnsembleSockets:
         own = self._options.server_id
         self._mesh.set_members(
             {
-                server_id: self._election_addresses(server_id)
-                for server_id in view.addresses()
+                server_id: _election_addresses(addresses)
+                for server_id, addresses in view.addresses().items()
                 if server_id != own
             }
         )
+        member = view.committed.servers.get(own)
+        if member is not None:
+            self._take_place(member)
+
+    def _take_place(self, member: Member) -> None:
+        """Be where the committed configuration says this server is. What it does not name stays where it is."""
+        elects_at = _election_addresses(member.addresses)
+        if elects_at != self._elects_at:
+            self._elects_at = elects_at
+            self._begin(self._move_election_port())
+        learners = self._learners
+        if learners is not None and self._own_quorum_addresses() != self._learners_at:
+            # Learners that are there stay until they know whom to follow, which need not be this server any more.
+            self._begin(self._open(learners.move(self._choose_quorum_addresses())))
+        if member.client is not None:
+            self._move_clients(member.client)
+
+    async def _move_election_port(self) -> None:
+        async with self._moving:
+            try:
+                await self._mesh.move(self._elects_at)
+            except ElectionPortError as error:
+                self.fatal(EXIT_ELECTION_PORT, str(error))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def listen(self, wanted: bool) -> None:
         """Take learners, or do not."""
@@ -139,18 +176,18 @@ class EnsembleSockets:
             self._learners.close()
             self._learners = None
         if wanted:
-            addresses: list[tuple[str | None, int]] = [
-                (None if self._options.listen_on_all_ips else host, port)
-                for host, port in self._quorum_addresses(self._options.server_id)
-            ]
-            self._learners = LearnerPort(self._driver, self._options.data_max, addresses)
-            task = asyncio.get_running_loop().create_task(self._open(self._learners))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            port = LearnerPort(self._driver, self._options.data_max, self._choose_quorum_addresses())
+            self._learners = port
+            self._begin(self._open(port.start()))
 
-    async def _open(self, port: LearnerPort) -> None:
+    def _choose_quorum_addresses(self) -> list[tuple[str | None, int]]:
+        self._learners_at = self._own_quorum_addresses()
+        listen_on_all_ips = self._options.listen_on_all_ips
+        return [(None if listen_on_all_ips else host, port) for host, port in self._learners_at]
+
+    async def _open(self, opening: Coroutine[None, None, list[str]]) -> None:
         try:
-            failures = await port.start()
+            failures = await opening
         except OSError as error:
             log.error("quorum.no_learner_port", reason=str(error))  # noqa: TRY400  the reason says it
             return
@@ -178,8 +215,14 @@ class EnsembleSockets:
 
     # -- addresses
 
-    def _election_addresses(self, server_id: int) -> list[tuple[str, int]]:
-        return [(one.host, one.election_port) for one in self._view.addresses().get(server_id, ())]
+    def _own_quorum_addresses(self) -> list[tuple[str, int]]:
+        """By the committed configuration; by the proposed one only where that is the first to name this server."""
+        member = self._view.member(self._options.server_id)
+        return [] if member is None else [(one.host, one.quorum_port) for one in member.addresses]
 
     def _quorum_addresses(self, server_id: int) -> Sequence[tuple[str, int]]:
         return [(one.host, one.quorum_port) for one in self._view.addresses().get(server_id, ())]
+
+
+def _election_addresses(addresses: Sequence[MemberAddress]) -> list[tuple[str, int]]:
+    return [(one.host, one.election_port) for one in addresses]

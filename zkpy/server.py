@@ -27,11 +27,11 @@ from zkpy.core.service import NoService, ServiceParts
 from zkpy.core.throttling import ConnectionThrottle, RequestThrottle
 from zkpy.core.zab.database import CommittedLog, Database
 from zkpy.core.zab.peer_state import PeerState
-from zkpy.core.zab.votes import UNTRUSTED_ZXID
-from zkpy.ensemble import EnsembleSockets
+from zkpy.ensemble import EXIT_ELECTION_PORT, EnsembleSockets
 from zkpy.net.client_server import ClientConnection, ClientPort
 from zkpy.net.election_mesh import ElectionPortError
 from zkpy.net.sockets import listening_socket
+from zkpy.ops.config import is_any_address
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
 from zkpy.ops.report import ServerView, StorageStats
 from zkpy.runtime import clock
@@ -40,19 +40,22 @@ from zkpy.runtime.quorum_driver import QuorumDriver
 from zkpy.runtime.snapshots import SnapshotWriter
 from zkpy.storage.data_dir import DataDir
 from zkpy.storage.disk import Disk
+from zkpy.storage.dynamic_config import ConfigFiles
 from zkpy.storage.epochs import Epochs
 from zkpy.storage.errors import DataDirError, LogFailedError, SnapshotDamageError, StorageDamageError
 from zkpy.storage.purge import purge
-from zkpy.storage.recovery import Recovered, recover
+from zkpy.storage.recovery import Recovered, begin_empty, recover
 from zkpy.storage.snapshot import write_snapshot
 from zkpy.storage.txn_log import TxnLog
 from zkpy.storage.vfs import RealFs
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from zkpy.auth.providers import ProviderRegistry
     from zkpy.core.link import ClientLink
+    from zkpy.core.membership import ClientAddress
     from zkpy.core.service import Service
     from zkpy.net.tls_listener import TlsListener
     from zkpy.ops.config import ServerConfig
@@ -62,7 +65,6 @@ EXIT_UNEXPECTED = 1
 EXIT_INVOCATION = 2
 EXIT_DATA_DIR = 3
 EXIT_SNAPSHOT = 10
-EXIT_ELECTION_PORT = 14
 
 _HOUR_S = 3600
 _SILENCE_CHECK_S = 1.0
@@ -117,7 +119,11 @@ class Server:
         self._stop_asked = asyncio.Event()
         self._exit_code = EXIT_OK
         self._is_running = False
-        self._listeners: list[asyncio.Server] = []
+        # The plain client port: where it is to be, and the listener that has it.
+        self._client_address = (config.client_port_address, config.client_port)
+        self._listener: asyncio.Server | None = None
+        self._client_port: ClientPort | None = None
+        self._moving: asyncio.Task[None] | None = None
         self._tls_listeners: list[TlsListener] = []
         self._ports: list[ClientPort] = []
         self._timers: list[asyncio.TimerHandle] = []
@@ -170,7 +176,7 @@ class Server:
             self._assemble(recovered, loop)
         except (AuthConfigError, JaasError) as error:
             raise StartError(str(error), EXIT_INVOCATION) from error
-        except LogFailedError as error:
+        except (LogFailedError, StorageDamageError) as error:
             raise StartError(str(error), EXIT_UNEXPECTED) from error
         except OSError as error:
             raise StartError(
@@ -208,6 +214,7 @@ class Server:
                 OwnerRules(config.extended_types_enabled, config.emulate_353_ttl_nodes),
                 digest_enabled=config.digest_enabled,
                 trust_empty=config.snapshot_trust_empty,
+                keep_txns=config.commit_log_count if config.ensemble.is_distributed else 0,
             )
         except DataDirError as error:
             raise StartError(str(error), EXIT_DATA_DIR) from error
@@ -298,19 +305,21 @@ class Server:
         """A member of an ensemble: a peer that looks for a leader as soon as the driver starts."""
         config = self._config
         owners = recovered.tree.owners
-        trusts_empty = config.db_autocreate or recovered.is_initialized
+        is_trusted = not recovered.is_empty or begin_empty(
+            self._fs, self._data_dir, recovered, autocreate=config.db_autocreate
+        )
         database = Database(
             recovered.tree,
             recovered.sessions,
             CommittedLog(config.commit_log_count, recovered.last_txns),
-            is_trusted=not recovered.is_empty or trusts_empty,
+            is_trusted=is_trusted,
         )
-        if recovered.snapshot_zxid is None and database.is_trusted:
+        if is_trusted and recovered.snapshot_zxid is None:
             self._write_snapshot(database)
-        last_zxid = database.tree.last_zxid if database.is_trusted else UNTRUSTED_ZXID
-        epochs = Epochs.load(self._fs, self._data_dir.snap_dir, last_zxid)
+        epochs = Epochs.load(self._fs, self._data_dir.snap_dir, recovered.last_zxid)
         for notice in epochs.notices:
             log.warning("storage.recovered", notice=notice)
+        self._back_up_static_file()
         view = EnsembleView(config.ensemble.membership, config.ensemble.proposed_membership)
         parts = ServiceParts(wiring.service_options(config), registry, authenticator)
         state = PeerState(wiring.peer_options(config), view, database, parts, epochs.accepted, epochs.current)
@@ -335,9 +344,21 @@ class Server:
             view,
             serve=self._serve_clients,
             rewrite=self._snapshots.stop,
+            move_clients=self._move_client_port,
             fatal=self._end,
         )
         self._driver.attach(peer, disk, self._sockets)
+
+    def _back_up_static_file(self) -> None:
+        """Before a configuration of the ensemble takes the server lines out of it."""
+        file = self._config.config_file
+        if file is None or not self._config.ensemble.backs_up_static_file:
+            return
+        try:
+            ConfigFiles(self._fs, file).back_up()
+        except OSError as error:
+            reason = f"{file}: cannot be copied, and reconfigEnabled would change it: {error.strerror}"
+            raise StartError(reason, EXIT_INVOCATION) from error
 
     def _open_log(self) -> TxnLog:
         config = self._config
@@ -382,11 +403,7 @@ class Server:
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self._config
-        if config.client_port is not None:
-            options = wiring.port_options(config, KNOWN_WORDS, secure=False)
-            port = ClientPort(self._driver, options)
-            self.port = await self._open(loop, port, config.client_port_address, config.client_port)
-            self._view.client_port = self.port
+        await self._listen_plain(loop)
         if config.secure_client_port is not None:
             from zkpy.net.tls import ServerTls, TlsError
 
@@ -399,38 +416,70 @@ class Server:
                 raise StartError(
                     f"ssl.authProvider={config.tls.auth_provider}: no such provider", EXIT_INVOCATION
                 )
+            from zkpy.net.tls_listener import TlsListener
+
             options = wiring.port_options(config, KNOWN_WORDS, secure=True)
             port = ClientPort(self._driver, options, tls, provider)
-            address = config.secure_client_port_address
-            self.secure_port = await self._open(loop, port, address, config.secure_client_port)
-            self._view.secure_client_port = self.secure_port
+            sock = self._bind(config.secure_client_port_address, config.secure_client_port)
+            self.secure_port = self._view.secure_client_port = int(sock.getsockname()[1])
+            self._tls_listeners.append(
+                TlsListener(sock, tls.context, lambda: ClientConnection(port), self._handshake_failed)
+            )
+            self._ports.append(port)
 
-    async def _open(
-        self, loop: asyncio.AbstractEventLoop, port: ClientPort, address: str | None, number: int
-    ) -> int:
+    async def _listen_plain(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Open the plain client port where it is to be, if that is anywhere."""
+        host, number = self._client_address
+        if number is None:
+            return
+        port = self._client_port
+        if port is None:
+            port = ClientPort(self._driver, wiring.port_options(self._config, KNOWN_WORDS, secure=False))
+            self._client_port = port
+            self._ports.append(port)
+        sock = self._bind(host, number)
+        self.port = self._view.client_port = int(sock.getsockname()[1])
+        self._listener = await loop.create_server(
+            lambda: ClientConnection(port), sock=sock, backlog=self._backlog
+        )
+
+    def _move_client_port(self, address: ClientAddress) -> None:
+        """The configuration says where clients connect. Those that are connected stay."""
+        wanted = (None if is_any_address(address.host) else address.host, address.port)
+        if wanted != self._client_address:
+            self._client_address = wanted
+            if self._listener is not None and self._moving is None:
+                self._moving = asyncio.get_running_loop().create_task(self._reopen_plain())
+
+    async def _reopen_plain(self) -> None:
+        """Go where the plain client port is to be by now."""
+        loop = asyncio.get_running_loop()
+        opened = None
+        while opened != self._client_address and self._listener is not None:
+            opened = self._client_address
+            # First, as the new place may overlap the one before.
+            self._listener.close()
+            try:
+                await self._listen_plain(loop)
+            except StartError as error:
+                log.error("server.client_port_not_moved", reason=str(error), effect="no new clients")  # noqa: TRY400
+            else:
+                log.info("server.client_port_moved", client_port=self.port)
+        self._moving = None
+
+    @property
+    def _backlog(self) -> int:
         backlog = self._config.client_port_listen_backlog
-        if backlog <= 0:
-            backlog = _BACKLOG
+        return backlog if backlog > 0 else _BACKLOG
+
+    def _bind(self, address: str | None, number: int) -> socket.socket:
         try:
-            sock = listening_socket(address, number, backlog)
+            return listening_socket(address, number, self._backlog)
         except OSError as error:
             where = f"{address or '*'}:{number}"
             raise StartError(
                 f"cannot listen on {where}: {error.strerror or error}", EXIT_UNEXPECTED
             ) from error
-        in_use = int(sock.getsockname()[1])
-        if port.tls is None:
-            self._listeners.append(
-                await loop.create_server(lambda: ClientConnection(port), sock=sock, backlog=backlog)
-            )
-        else:
-            from zkpy.net.tls_listener import TlsListener
-
-            self._tls_listeners.append(
-                TlsListener(sock, port.tls.context, lambda: ClientConnection(port), self._handshake_failed)
-            )
-        self._ports.append(port)
-        return in_use
 
     # -- while it runs
 
@@ -545,11 +594,11 @@ class Server:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
-        for listener in self._listeners:
-            listener.close()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         for port in self._ports:
             port.close_all()
-        self._listeners.clear()
         for tls_listener in self._tls_listeners:
             tls_listener.close()
             await tls_listener.wait_closed()

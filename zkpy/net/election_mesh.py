@@ -163,6 +163,22 @@ class ElectionMesh:
             except ElectionPortError:
                 await self.close()
                 raise
+        if self._closed:
+            self._stop_listening()
+
+    async def move(self, addresses: Sequence[Address]) -> None:
+        """Listen at other own addresses from now on. Connections stay as they are.
+
+        Raises:
+            ElectionPortError: one of them cannot be bound, after all attempts; the mesh is closed then.
+        """
+        self._stop_listening()
+        await self.start(addresses)
+
+    def _stop_listening(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     def set_members(self, members: Mapping[int, Sequence[Address]]) -> None:
         """Every server of the configurations that count, observers too, with its addresses in the order of dialling.

@@ -421,6 +421,14 @@ class LearnerPort:
             self.close()
         return failures
 
+    async def move(self, addresses: Sequence[tuple[str | None, int]]) -> list[str]:
+        """Listen at other addresses from now on; connections stay. Result and errors are those of `start`."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        self._addresses = addresses
+        return await self.start()
+
     def close(self) -> None:
         """Listen no more, and close all connections after what is queued. Idempotent."""
         for listener in self._listeners:

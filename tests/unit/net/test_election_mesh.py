@@ -620,6 +620,45 @@ async def test_an_impossible_length_ends_the_connection(world: World, frame: byt
     assert member.events() == [("election.refused", 3)]
 
 
+async def test_a_mesh_that_moves_keeps_its_connections_and_says_where_it_is(world: World) -> None:
+    small, large = await world.ensemble(1, 2)
+    small.mesh.send(2, vote(1, 0x11))
+    await until(lambda: large.received)
+    before, small.addresses = small.addresses, [(HOST, free_port())]
+    await small.mesh.move(small.addresses)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*before[0])
+    small.mesh.send(2, vote(1, 0x12))
+    await until(lambda: len(large.received) == 2)
+    acceptor = await world.acceptor()
+    small.mesh.set_members({2: large.addresses, 3: [acceptor.address]})
+    small.mesh.send(3, vote(1, 0x13))
+    knock = await world.wire_from(acceptor)
+    assert (await knock.initial()).addresses == tuple(small.addresses)
+    wire = await world.wire_to(small)
+    wire.introduce(3)
+    assert (await wire.notification()).zxid == 0x13
+
+
+async def test_a_mesh_that_cannot_move_is_closed(world: World) -> None:
+    member = await world.lone(bind_retries=1)
+    acceptor = await world.acceptor()
+    with pytest.raises(ElectionPortError, match=str(acceptor.address[1])):
+        await member.mesh.move([acceptor.address])
+    with pytest.raises(ConnectionRefusedError):
+        await member.dialled()
+
+
+async def test_a_mesh_that_is_closed_while_it_moves_does_not_listen(world: World) -> None:
+    member = await world.lone()
+    member.addresses = [(HOST, free_port())]
+    moving = asyncio.ensure_future(member.mesh.move(member.addresses))
+    await member.mesh.close()
+    await moving
+    with pytest.raises(ConnectionRefusedError):
+        await member.dialled()
+
+
 @pytest.mark.parametrize("name", ["fle-msg-36", "fle-msg-short", "fle-msg-badconfiglen"])
 async def test_zookeeper_3769_a_malformed_notification_is_dropped_and_the_connection_kept(
     world: World, name: str

@@ -701,6 +701,22 @@ async def test_a_port_can_be_opened_again_and_again(ends: Ends) -> None:
         assert ends.learner.heard[:2] == ["connected", (4, 1)]
 
 
+async def test_a_port_that_moves_keeps_its_learners(ends: Ends) -> None:
+    port = await ends.connect()
+    before = port.ports
+    there = free_port()
+    assert await port.move([(LOCALHOST, there)]) == []
+    assert port.ports == [there]
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(LOCALHOST, before[0])
+    ends.leader.link.send(commit(1))
+    ends.leader.send()
+    await until(lambda: (4, 1) in ends.learner.heard)
+    ends.closables[-1].close()
+    await until(lambda: len(ends.leader.heard) == 2)
+    assert ends.leader.heard == ["connected", "the other side has closed the connection"]
+
+
 async def test_who_connects_to_a_port_that_closes_is_turned_away(ends: Ends) -> None:
     """Between the kernel's accepting and ours."""
     port = await ends.port()

@@ -605,10 +605,9 @@ class Learner:
     def _activate_offered(self, membership: Membership, wall_ms: int) -> None:
         """What the leader began with is committed, but it names no next leader."""
         before = self._state.view.committed
-        if not self._activate(membership):
-            return
-        write_config_node(self._state.database.tree, membership, wall_ms)
-        if self._changes_role(membership) or moves_leader(before, membership, self.leader_id):
+        is_change = self._activate(membership)
+        write_config_node(self._state.database.tree, self._state.view.committed, wall_ms)
+        if is_change and (self._changes_role(membership) or moves_leader(before, membership, self.leader_id)):
             self._end("the leader's configuration changes the leader, or the role of this server")
 
     def _activate(self, membership: Membership) -> bool:

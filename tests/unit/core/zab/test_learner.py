@@ -570,6 +570,19 @@ def test_the_leaders_configuration_is_last_seen_with_newleader_and_committed_wit
     assert host.disk.configs == [("proposed", text), ("committed", text)]
 
 
+def test_a_configuration_that_only_gets_a_version_is_in_the_tree() -> None:
+    host = Host(reconfig_enabled=True)
+    host.discover(1)
+    text = f"{MEMBERS}\nversion=100000000"
+    host.receive(packet(PacketType.DIFF, 0), new_leader(1, text))
+    host.settle()
+    host.receive(UP_TO_DATE)
+    node = host.tree.get("/zookeeper/config")
+    assert node is not None
+    assert (node.data, node.mzxid) == (text.encode(), 1 << 32)
+    assert host.over() is None
+
+
 @pytest.mark.parametrize(
     "text",
     [
