@@ -1,0 +1,164 @@
+"""A member of an ensemble as an object in a loop: what it makes of what it finds on disk, and who may lead.
+
+An ensemble of one (``standaloneEnabled=false``) has everything of a large one but others; one of three that is alone has no leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fakes.replies import create
+from tests.fakes.wire_client import WireClient, connect_frame
+from tests.unit.net.test_election_mesh import free_port
+from zkpy.ops.config import ServerConfig, load_config
+from zkpy.server import EXIT_UNEXPECTED, Server, StartError
+from zkpy_protocol.opcodes import OpCode
+from zkpy_protocol.records import GetDataRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from zkpy.core.peer import Peer
+
+
+@pytest.fixture
+async def member_of(tmp_path: Path) -> AsyncIterator[Callable[..., Server]]:
+    servers: list[Server] = []
+    thresholds = gc.get_threshold()
+
+    def make(*lines: str, size: int = 1) -> Server:
+        servers.append(Server(configuration(tmp_path, size, *lines)))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        await server.close()
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+
+
+def configuration(directory: Path, size: int, *lines: str) -> ServerConfig:
+    data = directory / "data"
+    data.mkdir(exist_ok=True)
+    (data / "myid").write_text("1")
+    file = directory / "zoo.cfg"
+    members = [f"server.{n}=127.0.0.1:{free_port()}:{free_port()}" for n in range(1, size + 1)]
+    text = [
+        f"dataDir={data}",
+        "clientPort=2181",
+        "clientPortAddress=127.0.0.1",
+        "tickTime=500",
+        "initLimit=10",
+        "syncLimit=5",
+        "standaloneEnabled=false",
+        *members,
+        *lines,
+    ]
+    file.write_text("\n".join(text) + "\n")
+    return replace(load_config([str(file)], {}), client_port=0)
+
+
+def files(directory: Path) -> set[str]:
+    """What is on disk, apart from the log that was begun and has nothing in it."""
+    found = {path.name for path in (directory / "data" / "version-2").iterdir()}
+    return {name for name in found if "log" not in name}
+
+
+def peer_of(server: Server) -> Peer:
+    assert server._peer is not None
+    return server._peer
+
+
+async def served(server: Server) -> WireClient:
+    """A client with a session, as soon as the server takes one."""
+    while not server._driver.service.is_serving:  # noqa: ASYNC110  nothing else tells of it
+        await asyncio.sleep(0.01)
+    assert server.port is not None
+    client = await WireClient.open(server.port)
+    client.writer.write(connect_frame())
+    assert (await client.connect_response()).session_id
+    return client
+
+
+async def test_an_empty_database_is_trusted_and_saved_before_the_first_election(
+    member_of: Callable[..., Server], tmp_path: Path
+) -> None:
+    await member_of(size=3).start()
+    assert files(tmp_path) == {"snapshot.0", "acceptedEpoch", "currentEpoch"}
+    assert (tmp_path / "data" / "version-2" / "acceptedEpoch").read_text() == "0"
+
+
+async def test_without_autocreate_an_empty_database_is_an_accident(
+    member_of: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Quorum protocol §5.3: it votes for nobody and promises nothing until it got the data from others."""
+    server = member_of("db.autocreate=false", size=3)
+    await server.start()
+    state = peer_of(server).state
+    assert (state.database.is_trusted, state.database.tree.last_zxid) == (False, -1)
+    vote = peer_of(server).election.vote
+    assert vote is not None
+    assert vote.zxid == -1
+    assert files(tmp_path) == set()
+
+
+async def test_a_file_initialize_counts_once(member_of: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    mark = tmp_path / "data" / "initialize"
+    mark.touch()
+    server = member_of("db.autocreate=false", size=3)
+    await server.start()
+    assert (peer_of(server).state.database.is_trusted, mark.exists()) == (True, False)
+    assert "snapshot.0" in files(tmp_path)
+
+
+async def test_an_ensemble_of_one_leads_and_keeps_what_it_has(
+    member_of: Callable[..., Server], tmp_path: Path
+) -> None:
+    for epoch in (1, 2):
+        server = member_of()
+        await server.start()
+        client = await served(server)
+        assert server._driver.service.mode == "leader"
+        if epoch == 1:
+            await client.call(OpCode.CREATE, create("/a", b"1"))
+        assert (await client.call(OpCode.GET_DATA, GetDataRequest("/a", False))).data == b"1"
+        assert peer_of(server).state.current_epoch == epoch
+        await client.close()
+        await server.close()
+    assert (tmp_path / "data" / "version-2" / "currentEpoch").read_text() == "2"
+
+
+async def test_the_last_txns_are_in_memory_after_a_restart(member_of: Callable[..., Server]) -> None:
+    """A follower that was away for a moment gets a DIFF, also from a leader that was (ZooKeeper fills its committed log too)."""
+    first = member_of()
+    await first.start()
+    client = await served(first)
+    for number in range(3):
+        await client.call(OpCode.CREATE, create(f"/{number}"))
+    await client.close()
+    await first.close()
+    second = member_of(size=3)
+    await second.start()
+    zxids = [txn.zxid & 0xFFFFFFFF for txn in peer_of(second).state.database.committed_log.txns()]
+    assert zxids == [1, 2, 3, 4]
+
+
+async def test_epochs_that_are_older_than_the_data_stop_the_start(
+    member_of: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = member_of()
+    await server.start()
+    client = await served(server)
+    await client.close()
+    await server.close()
+    (tmp_path / "data" / "version-2" / "acceptedEpoch").write_text("0")
+    with pytest.raises(StartError, match=r"acceptedEpoch.*accepted epoch 0 is less") as error:
+        await member_of().start()
+    assert error.value.exit_code == EXIT_UNEXPECTED
