@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from zkpy_protocol.election import Notification
     from zkpy_protocol.records import QuorumPacket
 
+_UNDECIDED_AFTER_MS = 5000
 _READ_ONLY_AFTER_MS = 2000  # or a tick, if that is longer (quorum protocol §4.8)
 
 
@@ -61,6 +62,7 @@ class Peer:
         "_ending",
         "_handed",
         "_is_own_effect",
+        "_is_undecided_reported",
         "_looking_since_ms",
         "_own_effects",
         "_random",
@@ -84,6 +86,7 @@ class Peer:
             min_notification_interval_ms=options.min_notification_interval_ms,
             max_notification_interval_ms=options.max_notification_interval_ms,
             reconfig_enabled=options.reconfig_enabled,
+            multi_address_enabled=options.multi_address_enabled,
         )
         self.role: Leader | Learner | None = None
         self.service: Service = NoService(state.parts, state.database)
@@ -95,6 +98,7 @@ class Peer:
         # Effects that no role waits for, and whether the one under way is such a one.
         self._own_effects: deque[Effect] = deque()
         self._is_own_effect = False
+        self._is_undecided_reported = False
         self._ending: Leader | Learner | None = None
         self._settled = False
         self._wake_ms: int | None = None
@@ -148,11 +152,13 @@ class Peer:
         if self._unavailable_since_ms is None:
             self._unavailable_since_ms = mono_ms
         self.election.view = state.view
+        self._is_undecided_reported = False
+        state.trace.append(("election.started", {"zxid": zxid, "epoch": state.current_epoch}))
         self.election.start(zxid, state.current_epoch, not self.is_observer, mono_ms)
 
     def _follow_election(self, wall_ms: int, mono_ms: int) -> None:
         election = self.election
-        if election.adopted_config is not None:
+        while election.adopted_config is not None:  # what was held back may name a still newer one
             self._adopt(election.adopted_config, mono_ms)
         vote = election.decided
         if self.role is None and self._ending is None and vote is not None and self._wake_ms is None:
@@ -161,22 +167,26 @@ class Peer:
     def _adopt(self, text: str, mono_ms: int) -> None:
         """Another server has a newer configuration (§3.4 rule 1)."""
         state = self.state
-        state.view = EnsembleView(Membership.from_text(text))
+        is_multi = state.options.multi_address_enabled
+        state.view = EnsembleView(Membership.from_text(text, multi_address_enabled=is_multi))
         self._own_effects.append(SaveCommittedConfig(text))
-        state.trace.append(("config.adopted", {"version": state.view.committed.version}))
+        state.trace.append(("config.adopted", {"config_version": state.view.committed.version}))
         self._look(mono_ms)
 
     def _begin(self, vote: Vote, wall_ms: int, mono_ms: int) -> None:
         state = self.state
         self._settled = False
-        if self._looking_since_ms is not None and not self.is_observer:
-            state.stats.election.add(mono_ms - self._looking_since_ms)
+        values: dict[str, object] = {"leader": vote.leader, "round": vote.election_epoch}
+        if self._looking_since_ms is not None:
+            values["took_ms"] = took_ms = mono_ms - self._looking_since_ms
+            if not self.is_observer:
+                state.stats.election.add(took_ms)
         self._looking_since_ms = None
         if self._unavailable_since_ms is None:
             self._unavailable_since_ms = mono_ms
         if self.service.is_serving:  # read-only
             self._close_service()
-        state.trace.append(("election.decided", {"leader": vote.leader, "round": vote.election_epoch}))
+        state.trace.append(("election.decided", {"role": self._role_at(vote.leader), **values}))
         if vote.leader == state.server_id:
             self.role = Leader(state, wall_ms, mono_ms)
         else:
@@ -202,6 +212,12 @@ class Peer:
         if isinstance(role, Learner):
             self.fatal = role.fatal
 
+    def _role_at(self, leader_id: int) -> str:
+        """What this server is, by this leader."""
+        if leader_id == self.state.server_id:
+            return "leader"
+        return "observer" if self.is_observer else "follower"
+
     def _note_available(self, role: Leader | Learner, mono_ms: int) -> None:
         if self._unavailable_since_ms is None:
             return
@@ -213,7 +229,9 @@ class Peer:
 
     def _end(self, role: Leader | Learner, wall_ms: int, mono_ms: int) -> None:
         state = self.state
-        state.trace.append(("role.over", {"reason": role.over}))
+        leader_id = role.leader_id if isinstance(role, Learner) else state.server_id
+        name = self._role_at(leader_id)
+        state.trace.append(("role.over", {"role": name, "leader": leader_id, "reason": role.over}))
         role.close()
         self._close_service()
         # What was begun is finished; of the rest only configurations mean something without the role.
@@ -278,6 +296,22 @@ class Peer:
             self.service.tick(wall_ms, mono_ms)
         elif self._may_serve_read_only(mono_ms):
             self.service = ReadOnlyService(self.state.parts, self.state.database, wall_ms, mono_ms)
+        self._report_election(mono_ms)
+
+    def _report_election(self, mono_ms: int) -> None:
+        """Say once that there is no leader for some time, and who has not been heard of."""
+        since_ms = self._looking_since_ms
+        if since_ms is None or self._is_undecided_reported or mono_ms - since_ms < _UNDECIDED_AFTER_MS:
+            return
+        self._is_undecided_reported = True
+        heard = self.election.heard_of()
+        missing = sorted(self.state.view.voters() - heard)
+        values: dict[str, object] = {
+            "heard_of": sorted(heard),
+            "missing": missing,
+            "for_ms": mono_ms - since_ms,
+        }
+        self.state.trace.append(("election.undecided", values))
 
     def _may_serve_read_only(self, mono_ms: int) -> bool:
         options = self.state.options

@@ -5,7 +5,7 @@ of several processes on one file never mix, and a failed write is forgotten: a f
 must not take the server down with it. Whatever the standard library logs (asyncio's "never retrieved") goes the same way.
 
 Rules for those who log: event names are constants with a dot (``learner.synced``), everything else is a key. Integers
-under ``zxid``, ``session_id`` and keys that end in ``_zxid`` are shown in hexadecimal, as operators know them.
+under ``zxid``, ``session_id``, ``config_version`` and keys that end in ``_zxid`` are shown in hexadecimal, as operators know them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 _STDERR = 2
+_SHOWN_IN_HEX = frozenset(("zxid", "session_id", "config_version"))
 _LONG_MASK = (1 << 64) - 1
 
 
@@ -59,7 +60,7 @@ def show_ids_in_hex(
 ) -> MutableMapping[str, Any]:
     """The structlog processor behind the rule of the module docstring."""
     for key, value in event_dict.items():
-        if (key in {"zxid", "session_id"} or key.endswith("_zxid")) and type(value) is int:
+        if (key in _SHOWN_IN_HEX or key.endswith("_zxid")) and type(value) is int:
             event_dict[key] = f"0x{value & _LONG_MASK:x}"
     return event_dict
 

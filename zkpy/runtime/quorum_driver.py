@@ -30,6 +30,19 @@ if TYPE_CHECKING:
     from zkpy_protocol.records import QuorumPacket
 
 
+# What somebody may have to look after; all other events are the life of an ensemble.
+_WARNINGS = frozenset(
+    (
+        "election.undecided",
+        "learner.commit_ignored",
+        "learner.disconnected",
+        "learner.dropped",
+        "learner.packet_ignored",
+        "role.over",
+    )
+)
+
+
 class Shells(Protocol):
     """What the driver asks of the sockets and of the owner of the server."""
 
@@ -140,6 +153,8 @@ class QuorumDriver(Driver):
         """Carry out everything the last input has led to."""
         peer = self._peer
         peer.step(self.wall_ms(), self.mono_ms())
+        if peer.state.trace:
+            self._report(peer.state.trace)
         if peer.fatal is not None:
             self._shells.fatal(*peer.fatal)
             return
@@ -152,11 +167,12 @@ class QuorumDriver(Driver):
                 self._shells.notify(server_id, notification)
             outbox.clear()
         self._set_deadline()
-        trace = peer.state.trace
-        if trace:
-            for event, values in trace:
-                self._logger.info(event, **values)
-            trace.clear()
+
+    def _report(self, trace: list[tuple[str, dict[str, object]]]) -> None:
+        for event, values in trace:
+            log = self._logger.warning if event in _WARNINGS else self._logger.info
+            log(event, **values)
+        trace.clear()
 
     def send(self) -> None:
         """As of every driver; then what goes to other servers, one write each."""

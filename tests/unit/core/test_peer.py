@@ -35,7 +35,8 @@ def test_a_leader_that_cannot_be_reached_is_given_up() -> None:
     peer.dial_failed("refused", host.wall_ms, host.mono_ms)
     assert (before, peer.wanted_leader) == (LEADER, None)
     assert peer.election.state == ServerState.LOOKING
-    assert host.state.trace[-1] == ("role.over", {"reason": "the leader cannot be reached: refused"})
+    reason = "the leader cannot be reached: refused"
+    assert ("role.over", {"role": "follower", "leader": LEADER, "reason": reason}) in host.state.trace
 
 
 def test_a_failure_that_comes_late_ends_nothing() -> None:
@@ -48,3 +49,23 @@ def test_a_failure_that_comes_late_ends_nothing() -> None:
     peer.disconnected(link, "gone", host.wall_ms, host.mono_ms)
     peer.dial_failed("refused", host.wall_ms, host.mono_ms)
     assert peer.election.state == ServerState.LOOKING
+
+
+def test_who_has_no_leader_for_long_says_once_whom_it_misses() -> None:
+    host = Host()
+    peer = Peer(host.state, random.Random(1))
+    peer.start(host.mono_ms)
+    vote = Notification(ServerState.LOOKING, 2, 0, 1, 0)
+    peer.notified(2, vote, host.wall_ms, host.mono_ms)
+    for ms in (0, 4999, 5000, 9000):
+        peer.election.decided = None
+        peer.tick(host.wall_ms + ms, host.mono_ms + ms)
+    said = [values for event, values in host.state.trace if event == "election.undecided"]
+    assert said == [{"heard_of": [1, 2], "missing": [3], "for_ms": 5000}]
+    assert host.state.trace[0] == ("election.started", {"zxid": 0, "epoch": 0})
+
+
+def test_a_decision_is_told_with_the_role_it_means_and_its_time() -> None:
+    host, _ = following()
+    (values,) = [values for event, values in host.state.trace if event == "election.decided"]
+    assert values == {"role": "follower", "leader": LEADER, "round": 1, "took_ms": 0}

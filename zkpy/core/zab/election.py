@@ -154,6 +154,10 @@ class Election:
         """When `tick` has something to do; None while nothing is waited for."""
         return self._deadline_ms
 
+    def heard_of(self) -> set[int]:
+        """The servers whose votes count in this election, this one included."""
+        return self._received.keys() | self._out_of_election.keys() | {self.server_id}
+
     # -- the driver's side
 
     def start(self, zxid: int, peer_epoch: int, is_participant: bool, mono_ms: int) -> None:

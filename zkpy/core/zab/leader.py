@@ -211,12 +211,13 @@ class Leader:
         """The connection is gone."""
         handler = self._handlers.pop(link, None)
         if handler is not None:
+            self._trace("learner.disconnected", **self._named(handler), reason=link.closed)
             self._forget(handler)
 
     def _drop(self, handler: LearnerHandler, reason: str) -> None:
         """Close the connection of a learner."""
         handler.link.close(reason)
-        self._trace("learner.dropped", server_id=handler.server_id, reason=reason)
+        self._trace("learner.dropped", **self._named(handler), reason=reason)
         if self._handlers.pop(handler.link, None) is not None:
             self._forget(handler)
 
@@ -356,7 +357,7 @@ class Leader:
             return
         self._trace(
             "learner.synchronizing",
-            server_id=handler.server_id,
+            **self._named(handler),
             mode=plan.mode.name,
             zxid=plan.zxid,
             peer_zxid=handler.peer_zxid,
@@ -456,6 +457,7 @@ class Leader:
     def _learner_synced(self, handler: LearnerHandler) -> None:
         handler.enter(Stage.SYNCED, self._beat)
         self._note_sync(handler.mode)
+        self._trace("learner.synced", **self._named(handler))
         handler.acked = max(handler.acked, first_of(self._epoch))
         if handler.counts:
             self._acked_new_leader(handler.server_id)
@@ -595,7 +597,7 @@ class Leader:
             return
         present = self._heard_of(Stage.KNOWN)
         if not self._state.view.is_quorum(present):
-            self._step_down(f"only servers {sorted(present)} are there")
+            self._step_down(f"no quorum is left: only servers {sorted(present)} are there")
         elif self.designated_leader is not None and self._beat - self._phase_beat > self._sync_beats:
             self._step_down(f"server {self.designated_leader} leads by the new configuration")
 
@@ -706,7 +708,7 @@ class Leader:
 
     def _activate(self, membership: Membership, suggested: int) -> None:
         activate(self._state, membership)
-        self._trace("config.activated", version=membership.version, suggested_leader=suggested)
+        self._trace("config.activated", config_version=membership.version, suggested_leader=suggested)
         if suggested != self._state.server_id:
             # Not this server but the followers leave, so that all of them get to know whom to follow.
             self.designated_leader = suggested
@@ -730,6 +732,10 @@ class Leader:
         if self._remains_leader(membership) or not others:
             return server_id
         return max(others, key=lambda id_: acked[id_])
+
+    def _named(self, handler: LearnerHandler) -> dict[str, object]:
+        role = "observer" if handler.is_observer else "follower"
+        return {"server_id": handler.server_id, "role": role, "address": handler.link.name}
 
     def _trace(self, event: str, **values: object) -> None:
         self._state.trace.append((event, values))

@@ -852,11 +852,11 @@ def test_it_steps_down_within_a_tick_without_a_quorum() -> None:
     three.raw()
     led.service.tracker.track(SESSION, 0, led.mono_ms - 10_000)
     led.beat()
-    assert led.leader.over == "only servers [1, 3] are there"
+    assert led.leader.over == "no quorum is left: only servers [1, 3] are there"
     assert three.received() == [], "no PING"
     assert led.leader.pending == [], "no end of a session"
     led.leader.close()
-    assert three.closed == "not leading any more: only servers [1, 3] are there"
+    assert three.closed == "not leading any more: no quorum is left: only servers [1, 3] are there"
     assert not led.service.is_serving
 
 
