@@ -64,6 +64,7 @@ def peer_options(config: ServerConfig) -> PeerOptions:
         sync_limit=ensemble.sync_limit,
         connect_to_learner_master_limit=ensemble.connect_to_learner_master_limit,
         leader_serves=ensemble.leader_serves,
+        multi_address_enabled=ensemble.multi_address_enabled,
         reconfig_enabled=ensemble.reconfig_enabled,
         sync_enabled=ensemble.sync_enabled,
         commit_log_count=config.commit_log_count,

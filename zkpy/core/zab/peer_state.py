@@ -68,9 +68,9 @@ class PeerOptions:
         sync_limit: int = 5,
         connect_to_learner_master_limit: int = 0,
         leader_serves: bool = True,
+        multi_address_enabled: bool = False,
         reconfig_enabled: bool = False,
         standalone_enabled: bool = True,
-        multi_address_enabled: bool = False,
         sync_enabled: bool = True,
         commit_log_count: int = 500,
         snapshot_size_factor: float = 0.33,
@@ -88,9 +88,9 @@ class PeerOptions:
         self.sync_limit = sync_limit
         self.connect_to_learner_master_limit = connect_to_learner_master_limit
         self.leader_serves = leader_serves
+        self.multi_address_enabled = multi_address_enabled
         self.reconfig_enabled = reconfig_enabled
         self.standalone_enabled = standalone_enabled
-        self.multi_address_enabled = multi_address_enabled
         self.sync_enabled = sync_enabled
         self.commit_log_count = commit_log_count
         self.snapshot_size_factor = snapshot_size_factor
