@@ -347,7 +347,7 @@ class Leader:
             last_zxid,
             database.committed_log.txns(),
             history,
-            may_read=history is None and state.options.snapshot_size_factor >= 0,
+            may_read=state.options.snapshot_size_factor >= 0,
         )
         if isinstance(plan, HistoryNeeded):
             state.effects.append(ReadHistory(handler.link, plan.from_zxid, plan.reach_zxid))
@@ -371,6 +371,7 @@ class Leader:
         else:
             self._stats.diffs += 1
         self._note_sync(plan.mode)
+        self._stats.learner_queue(handler.server_id).add(len(handler.link.out))
 
     def _note_sync(self, mode: PacketType) -> None:
         """A sync has begun or ended."""
@@ -715,22 +716,24 @@ class Leader:
             self._phase_beat = self._beat
 
     def _remains_leader(self, membership: Membership) -> bool:
-        """Whether this server can go on: it votes in the new configuration, at the same address."""
+        """Whether this server can go on: it votes in the new configuration, at the same address or without need of others."""
         server_id = self._state.server_id
         new = membership.servers.get(server_id)
         old = self._state.view.committed.servers.get(server_id)
         if new is None or new.is_observer:
             return False
-        return old is None or [(at.host, at.quorum_port) for at in old.addresses] == [
+        if old is None or membership.verifier.is_quorum({server_id}):
+            return True
+        return [(at.host, at.quorum_port) for at in old.addresses] == [
             (at.host, at.quorum_port) for at in new.addresses
         ]
 
     def _suggested_leader(self, membership: Membership, acked: Mapping[int, int]) -> int:
         """This server if it can go on, else the new voter that has most of what is proposed. `acked` all have the change."""
-        server_id = self._state.server_id
-        others = sorted(id_ for id_ in acked if id_ != server_id)
-        if self._remains_leader(membership) or not others:
-            return server_id
+        if self._remains_leader(membership):
+            return self._state.server_id
+        # This server alone is no quorum, so that somebody else has acked.
+        others = sorted(id_ for id_ in acked if id_ != self._state.server_id)
         return max(others, key=lambda id_: acked[id_])
 
     def _named(self, handler: LearnerHandler) -> dict[str, object]:

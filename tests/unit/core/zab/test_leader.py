@@ -87,6 +87,16 @@ def test_whoever_comes_late_gets_the_epoch_at_once_even_if_it_has_accepted_a_lat
     assert led.learner(3).introduce(9).received() == [("LEADER_INFO", z(1, 0))]
 
 
+def test_a_connection_that_says_nothing_hears_nothing() -> None:
+    led = Led()
+    silent = led.learner(3)
+    led.learner(2).introduce()
+    led.settle()
+    assert silent.received() == []
+    silent.introduce()
+    assert silent.received() == [("LEADER_INFO", z(1, 0))]
+
+
 def test_whoever_comes_before_the_histories_are_compared_takes_part() -> None:
     led = Led(voters=(1, 2, 3, 4, 5))
     led.learner(2).introduce()
@@ -777,6 +787,7 @@ def test_acls_are_checked_with_the_identities_of_the_request() -> None:
         encode_packet(P.REQUEST, -1, struct.pack(">qii", SESSION, 0, OpCode.CREATE_SESSION) + bytes(5)),
         encode_packet(P.PING, 0, bytes(13)),
         encode_packet(P.REVALIDATE, -1, bytes(11)),
+        encode_packet(P.REVALIDATE, -1),
     ],
 )
 def test_a_broken_packet_ends_the_connection_and_nothing_else(packet: bytes) -> None:
@@ -1186,6 +1197,18 @@ def test_a_leader_that_cannot_go_on_hands_over_to_the_best_follower(change: dict
     led.beat(2)
     assert led.is_over()
     assert led.leader.designated_leader == suggested
+
+
+def test_a_leader_that_needs_nobody_else_goes_on_wherever_it_moves() -> None:
+    led, (two, _) = established(2, 3, reconfig_enabled=True, standalone_enabled=False)
+    led.settle()
+    zxid = reconfig(led, join="server.1=elsewhere:1:2;3", leave="2,3")
+    later = led.propose()
+    two.ack(later)
+    led.settle()
+    assert led.service.proposals.last_committed == later
+    assert encode_packet(P.COMMIT_AND_ACTIVATE, zxid, struct.pack(">q", 1)) in two.raw()
+    assert led.leader.designated_leader is None
 
 
 def test_a_leader_that_is_not_left_goes_by_itself() -> None:
