@@ -103,9 +103,7 @@ def apache_keys() -> set[str]:
 
 
 def test_a_leader_has_the_keys_of_apaches(tmp_path: Path) -> None:
-    led, server = leading(tmp_path)
-    assert monitored(server).keys() == apache_keys() | LEADER_KEYS
-    led.beat()
+    _, server = leading(tmp_path)
     of_learner = {
         *(f"zk_{kind}_2_learner_handler_qp_size" for kind in ("avg", "min", "max", "cnt", "sum")),
         *(f"zk_{kind}_2_learner_handler_qp_time_ms" for kind in ("avg", "min", "max", "cnt", "sum")),

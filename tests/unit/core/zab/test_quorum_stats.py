@@ -129,3 +129,14 @@ def test_a_peer_times_its_elections_and_how_long_it_does_not_serve() -> None:
     peer.step(led.wall_ms, start_ms + 1000)
     assert stats.looking == 2
     assert stats.unavailable.count == 1
+
+
+def test_what_waits_for_a_learner_is_looked_at_from_its_sync_on() -> None:
+    led = Led()
+    led.establish(2)
+    queue = led.state.stats.learner_queues[2]
+    before = queue.count
+    led.beat()
+    led.beat()
+    # The mode, NEWLEADER and LEADERINFO before; nothing, and the PING that nobody took, then.
+    assert (queue.count, queue.min) == (before + 2, 0)
