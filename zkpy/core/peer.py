@@ -89,7 +89,7 @@ class Peer:
             multi_address_enabled=options.multi_address_enabled,
         )
         self.role: Leader | Learner | None = None
-        self.service: Service = NoService(state.parts, state.database)
+        self.service: Service = NoService(state.parts, state.database.tree.owners)
         self.fatal: tuple[int, str] | None = None
         self._random = random
         # The last txn the driver took for the log, and the last one it confirmed.
@@ -245,7 +245,7 @@ class Peer:
     def _close_service(self) -> None:
         if self.service.is_serving:
             self.service.close()
-        self.service = NoService(self.state.parts, self.state.database)
+        self.service = NoService(self.state.parts, self.state.database.tree.owners)
 
     def _drain(self, wall_ms: int, mono_ms: int) -> None:
         """Go on as soon as nothing is on its way to the disk."""
@@ -263,7 +263,6 @@ class Peer:
             if txn.zxid > database.tree.last_zxid:
                 database.apply(txn)
         self._ending = None
-        self.service = NoService(state.parts, database)
         designated = role.designated_leader
         if designated is not None:
             vote = Vote(

@@ -19,6 +19,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from zkpy.core.acl import AccessRules, AclProviders, in_hash_order
+from zkpy.core.data_tree import DataTree
 from zkpy.core.link import CLOSE_AFTER_FLUSH, DROPPED, QUEUED_BYTES_MAX, ClientLink
 from zkpy.core.local_sessions import LocalSessions, wants_ephemeral
 from zkpy.core.passwords import session_password
@@ -31,6 +32,7 @@ from zkpy.core.pipeline.request import Request
 from zkpy.core.session_tracker import SessionTable
 from zkpy.core.stats import CoreStats
 from zkpy.core.watch_manager import WatchManager
+from zkpy.core.zab.database import CommittedLog, Database
 from zkpy.core.zab.quorum_stats import QuorumStats
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 
@@ -38,9 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zkpy.core.auth import Authenticator
+    from zkpy.core.owners import OwnerRules
     from zkpy.core.throttling import ConnectionThrottle, RequestThrottle
     from zkpy.core.txn import Txn
-    from zkpy.core.zab.database import Database
     from zkpy_protocol.records import ConnectRequest
 
 _HEADER = struct.Struct(">ii").unpack_from
@@ -590,12 +592,16 @@ class Service:
 
 
 class NoService(Service):
-    """Stands in while a server has no role: whoever connects is turned away."""
+    """Stands in while a server has no role: whoever connects is turned away.
+
+    Its own database is empty, so that the server's can be let go of while another one is received.
+    """
 
     __slots__ = ()
 
-    def __init__(self, parts: ServiceParts, database: Database) -> None:
-        super().__init__(parts, database, SessionTable(database.sessions, 0), 0)
+    def __init__(self, parts: ServiceParts, owners: OwnerRules) -> None:
+        database = Database(DataTree(owners, digest_enabled=False), {}, CommittedLog(0))
+        super().__init__(parts, database, SessionTable({}, 0), 0)
         self.is_serving = False
 
     def tick(self, wall_ms: int, mono_ms: int) -> None:

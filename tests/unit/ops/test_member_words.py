@@ -304,7 +304,7 @@ def test_a_leader_that_takes_no_clients_does_not_serve(tmp_path: Path) -> None:
 
 def test_a_server_that_looks_for_a_leader_does_not_serve(tmp_path: Path) -> None:
     state = Host().state
-    server = member(tmp_path, state, None, NoService(state.parts, state.database))
+    server = member(tmp_path, state, None, NoService(state.parts, state.database.tree.owners))
     assert server.ask(b"mntr") == NOT_SERVING
     client = server.client()
     assert client.transport.is_closed

@@ -7,8 +7,9 @@ Knows no packets, links or services. The steps of `persist` are the heart. Each 
 The first one holds the epoch of the last txn that these steps bring to the disk, not that of the leader: whoever starts on a sync
 that was cut short must not claim an epoch of which it has no txn, since its leader may never have been established.
 
-Memory changes in two moments only: a SNAP or TRUNC puts a new database in its place (from then on it is not the disk's, until the
-steps are done), and the committed txns are applied in the steps. Unlike Apache, which applies them as they come.
+Memory changes in two moments only: a SNAP or TRUNC puts a new database in its place (from then on, and while a SNAP is on its way,
+it is not the disk's until the steps are done), and the committed txns are applied in the steps. Unlike Apache, which applies them
+as they come.
 
 A TRUNC rebuilds the memory at once, but cuts the log only in the steps, behind the proposals that the leader sends again: this
 server has acked them, and its word has to be true at every moment.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zkpy.core.data_tree import DataTree
 from zkpy.core.zab.database import CommittedLog, Database
 from zkpy.core.zab.effects import (
     InstallSnapshot,
@@ -35,7 +37,6 @@ from zkpy_protocol.quorum_packets import PacketType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zkpy.core.data_tree import DataTree
     from zkpy.core.txn import Txn
     from zkpy.core.zab.effects import Effect
     from zkpy.core.zab.peer_state import PeerState
@@ -93,8 +94,12 @@ class LearnerSync:
         self._start(wall_ms)
 
     def snap(self, zxid: int, epoch: int) -> None:
-        """A state comes, to be handed to `received`. Until then nothing has changed."""
+        """A state comes, to be handed to `received`. The memory has room for one: if it does not come, the disk has the old one."""
         self._choose(PacketType.SNAP, zxid, epoch)
+        self.database_lost = True
+        before = self._state.database
+        nothing = DataTree(before.tree.owners, before.tree.digest_enabled)
+        self._state.database = Database(nothing, {}, CommittedLog(0), is_trusted=before.is_trusted)
 
     def received(self, tree: DataTree, sessions: dict[int, int], wall_ms: int) -> None:
         """The state is here."""
