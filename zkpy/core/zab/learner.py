@@ -308,8 +308,9 @@ class Learner:
     def _note_proposals(self, count: int, wall_ms: int) -> None:
         """What came together counts together: as long on its way as the newest of them."""
         queue = self._sync.pending.queue
-        if queue:
-            self._stats.proposal_latency.add(max(0, wall_ms - queue[-1].time), count)
+        newest = queue[-1] if queue else self._state.database.committed_log.newest
+        if newest is not None:
+            self._stats.proposal_latency.add(max(0, wall_ms - newest.time), count)
 
     def _note_commits(self, count: int, wall_ms: int) -> None:
         committed = self._state.database.committed_log.newest
