@@ -284,6 +284,8 @@ class Service:
             else:
                 self.local.open(link.session_id, link.timeout_ms, mono_ms)
                 self._finish_connect(link, valid=True)
+                stats.read_latency.add(0)
+                link.note_reply(OP_NAMES[OpCode.CREATE_SESSION], 0, self.tree.last_zxid, mono_ms, 0)
             return
         stats.connection_revalidations += 1
         other = self.links.get(request.session_id)
