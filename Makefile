@@ -6,9 +6,9 @@ COMPILED := .venv/.compiled
 SERVERS ?= 1
 SECONDS_EACH ?= 60
 
-.PHONY: setup compile run test coverage check generate fuzz bench clean conformance conformance-wire conformance-fuzz \
+.PHONY: setup compile run run-ensemble test coverage check generate fuzz bench clean conformance conformance-wire conformance-fuzz \
 	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash \
-	conformance-mixed bench-failover bench-ensemble faults
+	conformance-mixed conformance-words bench-failover bench-ensemble faults
 
 # Compiled modules hide their sources: what is older than a source, or left of a build that failed, goes before anything runs.
 setup: $(STAMP)
@@ -32,6 +32,9 @@ $(COMPILED): $(STAMP) setup.py $(shell find zkpy protocol -name '*.py') | setup
 
 run: setup  ## a server on port 2181, data in ./zkpy-data
 	$(BIN)/zkpy server
+
+run-ensemble: setup  ## three servers of one ensemble: ports 2181-2183, 2888-2890, 3888-3890, data in ./zkpy-data/1-3; Ctrl-C stops them
+	$(BIN)/python bin/run_ensemble.py
 
 test: setup  ## needs Python only
 	$(BIN)/python -m pytest -n 2
@@ -61,7 +64,7 @@ bench-failover: setup  ## three servers whose leader is killed, beside Apache's
 	$(BIN)/python bench/failover.py
 
 # The rest needs Java and Maven, and fetches what it compares with: conformance/README.md.
-conformance: conformance-wire conformance-handover conformance-clients conformance-crash conformance-mixed
+conformance: conformance-wire conformance-handover conformance-clients conformance-crash conformance-mixed conformance-words
 
 conformance-wire: setup
 	$(BIN)/python conformance/golden_wire.py
@@ -91,6 +94,12 @@ conformance-crash: setup
 
 conformance-mixed: setup
 	$(BIN)/python conformance/mixed_run.py
+
+conformance-reconfig: setup
+	$(BIN)/python conformance/reconfig_run.py
+
+conformance-words: setup
+	$(BIN)/python conformance/ensemble_words.py
 
 faults: setup  ## three servers in network namespaces: root, ip, iptables; SERVER=apache:3.9.5 for real ones
 	$(BIN)/python conformance/faults_run.py --server $(or $(SERVER),zkpy)

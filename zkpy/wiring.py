@@ -66,6 +66,7 @@ def peer_options(config: ServerConfig) -> PeerOptions:
         leader_serves=ensemble.leader_serves,
         multi_address_enabled=ensemble.multi_address_enabled,
         reconfig_enabled=ensemble.reconfig_enabled,
+        standalone_enabled=ensemble.standalone_enabled,
         sync_enabled=ensemble.sync_enabled,
         commit_log_count=config.commit_log_count,
         snapshot_size_factor=config.snapshot_size_factor,
