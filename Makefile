@@ -8,7 +8,7 @@ SECONDS_EACH ?= 60
 
 .PHONY: setup compile run run-ensemble test coverage check generate fuzz bench clean conformance conformance-wire conformance-fuzz \
 	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash \
-	conformance-mixed conformance-words bench-failover bench-ensemble faults
+	conformance-mixed conformance-reconfig conformance-words bench-failover bench-ensemble faults
 
 # Compiled modules hide their sources: what is older than a source, or left of a build that failed, goes before anything runs.
 setup: $(STAMP)
@@ -64,7 +64,8 @@ bench-failover: setup  ## three servers whose leader is killed, beside Apache's
 	$(BIN)/python bench/failover.py
 
 # The rest needs Java and Maven, and fetches what it compares with: conformance/README.md.
-conformance: conformance-wire conformance-handover conformance-clients conformance-crash conformance-mixed conformance-words
+conformance: conformance-wire conformance-handover conformance-clients conformance-crash conformance-mixed \
+	conformance-reconfig conformance-words
 
 conformance-wire: setup
 	$(BIN)/python conformance/golden_wire.py
