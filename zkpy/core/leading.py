@@ -185,24 +185,30 @@ class LeadingService(Service):
             (timeout_ms,) = _TIMEOUT.unpack_from(request.frame, HEADER_BYTES)
             self.tracker.track(request.session_id, timeout_ms, request.arrival_ms)
             self.tracker.set_owner(request.session_id, request.owner)
-        self._submit(request, wall_ms)
-        if request.err:
-            request.refusal, request.err = request.err, 0
-            self._submit(request, wall_ms)
+        self._propose(request, wall_ms)
 
     def _submit(self, request: Request, wall_ms: int) -> None:
-        """Give a write its txn, or its refusal, and its place in the queues."""
-        if self._eager_acl is not None and request.link is not None:
+        """What a client of this server asks for."""
+        link = request.link
+        assert link is not None
+        if self._eager_acl is not None:
             refusal = self._eager_acl.refusal(request)
             if refusal is not None:
-                self._refuse(request.link, refusal)
+                self._refuse(link, refusal)
                 return
         local = self.local
-        if local is not None and request.link is not None:
-            if self._handled_locally(request, request.arrival_ms):
-                return
-            if request.session_id in local and wants_ephemeral(request):
-                self._upgrade(request, local, wall_ms)
+        if local is not None and self._handled_locally(request, request.arrival_ms):
+            return
+        if self.refuse_writes and request.op != OpCode.CLOSE_SESSION:
+            request.err = ErrorCode.SYSTEMERROR
+            self._refuse(link, request)
+            return
+        if local is not None and request.session_id in local and wants_ephemeral(request):
+            self._upgrade(request, local, wall_ms)
+        self._propose(request, wall_ms)
+
+    def _propose(self, request: Request, wall_ms: int) -> None:
+        """Give a write its txn, or its refusal, and its place in the queues. Without a link it always becomes a txn."""
         prep = self._prep
         self.stats.prepared += 1
         op = request.op
@@ -213,11 +219,10 @@ class LeadingService(Service):
                 return
             if op in _OWNED_OPS and not request.refusal:
                 request.refusal = self._check_session(request)
-        if self.refuse_writes and op != OpCode.CLOSE_SESSION:
-            request.err = ErrorCode.SYSTEMERROR
-        else:
-            prep.prepare(request, wall_ms)
+        prep.prepare(request, wall_ms)
         link = request.link
+        if link is None and request.err:
+            prep.refuse(request, wall_ms)
         txn = request.txn
         if txn is not None:
             request.waits = True
@@ -249,9 +254,19 @@ class LeadingService(Service):
         timeout_ms = local.upgrade(session_id)
         self.tracker.track(session_id, timeout_ms, request.arrival_ms)
         frame = _NO_HEADER + _TIMEOUT.pack(timeout_ms)
-        self._submit(
+        self._propose(
             Request(None, session_id, 0, OpCode.CREATE_SESSION, frame, (), request.arrival_ms), wall_ms
         )
+
+    def close_orphans(self, wall_ms: int, mono_ms: int) -> None:
+        """Close sessions that own nodes and are in no table: a leader does it once, before anything else is proposed.
+
+        Apache's leader deletes such nodes in its own tree alone. As txns they go from every tree.
+        """
+        ephemerals = self.tree.ephemerals
+        for owner in sorted(ephemerals):
+            if ephemerals[owner] and owner not in self.tracker.committed:
+                self._propose(Request(None, owner, 0, OpCode.CLOSE_SESSION, b"", (), mono_ms), wall_ms)
 
     # -- progress
 
@@ -315,7 +330,7 @@ class LeadingService(Service):
         self._expire_local(mono_ms)
         for session_id in self.tracker.expired(mono_ms):
             self.stats.sessions_expired += 1
-            self._submit(Request(None, session_id, 0, OpCode.CLOSE_SESSION, b"", (), mono_ms), wall_ms)
+            self._propose(Request(None, session_id, 0, OpCode.CLOSE_SESSION, b"", (), mono_ms), wall_ms)
         self._sweep_containers(wall_ms, mono_ms)
 
     def _sweep_containers(self, wall_ms: int, mono_ms: int) -> None:
@@ -330,4 +345,4 @@ class LeadingService(Service):
             return
         for path in batch:
             frame = _NO_HEADER + encode_delete_container_request(DeleteContainerRequest(path))
-            self._submit(Request(None, 0, 0, OpCode.DELETE_CONTAINER, frame, (), mono_ms), wall_ms)
+            self._propose(Request(None, 0, 0, OpCode.DELETE_CONTAINER, frame, (), mono_ms), wall_ms)

@@ -45,7 +45,7 @@ class Forwarder(Protocol):
 class LearningService(Service):
     """Clients of a learner."""
 
-    __slots__ = ("_forwarder", "_learned", "_quorum_stats", "_revalidating", "_syncs")
+    __slots__ = ("_abandoned", "_forwarder", "_learned", "_quorum_stats", "_revalidating", "_syncs")
 
     def __init__(
         self, parts: ServiceParts, database: Database, forwarder: Forwarder, wall_ms: int, mono_ms: int
@@ -62,6 +62,9 @@ class LearningService(Service):
         self._quorum_stats = parts.quorum_stats
         self._revalidating: dict[int, ClientLink] = {}
         self._syncs: deque[Request] = deque()
+        # Forwarded for connections that are gone, by session, in order. A client that comes back may count its xids from 1
+        # again: what becomes of its old requests must not be taken for the answers to new ones.
+        self._abandoned: dict[int, deque[Request]] = {}
         self._served_here -= {OpCode.SYNC}
         self._sent_on |= {OpCode.SYNC}
 
@@ -122,21 +125,38 @@ class LearningService(Service):
         ids = None if op == OpCode.CREATE_SESSION else request.ids
         self._forwarder.request(request.session_id, request.xid, op, request.frame[HEADER_BYTES:], ids)
 
+    def _forget_pending(self, link: ClientLink) -> None:
+        if self.links.get(link.session_id) is link:
+            forwarded = [request for request in link.pending if request.waits and request.op != OpCode.SYNC]
+            if forwarded:
+                self._abandoned.setdefault(link.session_id, deque()).extend(forwarded)
+        super()._forget_pending(link)
+
     # -- progress
 
     def commit(self, txn: Txn, mono_ms: int) -> None:
         """Apply a committed txn, and answer it if one of this server's clients asked for it."""
         self.database.committed_log.append(txn)
-        link = self.links.get(txn.client_id)
         request = None
-        if link is not None and link.pending:
-            head = link.pending[0]
-            if head.waits and head.xid == txn.cxid and _may_answer(txn.type, head.op):
-                request = head
+        if not self._abandoned or not self._was_abandoned(txn):
+            link = self.links.get(txn.client_id)
+            if link is not None and link.pending and _answers(txn, link.pending[0]):
+                request = link.pending[0]
+                self._abandoned.pop(txn.client_id, None)
         if request is None:
             request = Request(None, txn.client_id, txn.cxid, txn.type, b"", (), mono_ms)
         request.txn = txn
         self._commit(request, mono_ms)
+
+    def _was_abandoned(self, txn: Txn) -> bool:
+        """Whether nobody waits any more for what this txn answers. Txns come in the order of their requests."""
+        requests = self._abandoned.get(txn.client_id)
+        if requests is None or not _answers(txn, requests[0]):
+            return False
+        requests.popleft()
+        if not requests:
+            del self._abandoned[txn.client_id]
+        return True
 
     def synced(self, mono_ms: int) -> None:
         """The leader has answered the oldest sync: everything committed before it is applied here."""
@@ -151,11 +171,14 @@ class LearningService(Service):
             self._serve_waiting(link, mono_ms)
 
 
-def _may_answer(txn_type: int, op: int) -> bool:
-    """Whether a txn may be what became of a request with the same session and cxid.
+def _answers(txn: Txn, request: Request) -> bool:
+    """Whether a txn is what became of a request of the same session, the oldest one without an answer.
 
     What servers do by themselves for a session has cxid 0, which a client may use as well.
     """
-    if txn_type in (OpCode.CREATE_SESSION, OpCode.CLOSE_SESSION):
-        return txn_type == op
-    return txn_type == OpCode.ERROR or op not in (OpCode.CREATE_SESSION, OpCode.CLOSE_SESSION)
+    op = request.op
+    if not request.waits or request.xid != txn.cxid or op == OpCode.SYNC:
+        return False
+    if txn.type in (OpCode.CREATE_SESSION, OpCode.CLOSE_SESSION):
+        return txn.type == op
+    return txn.type == OpCode.ERROR or op not in (OpCode.CREATE_SESSION, OpCode.CLOSE_SESSION)

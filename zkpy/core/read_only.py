@@ -48,7 +48,7 @@ class ReadOnlyService(Service):
         link.drop()
 
     def _submit(self, request: Request, wall_ms: int) -> None:  # noqa: ARG002
-        if self._handled_locally(request, request.arrival_ms):
+        if request.op == OpCode.CLOSE_SESSION and self._handled_locally(request, request.arrival_ms):
             return
         assert request.link is not None
         request.err = ErrorCode.NOTREADONLY

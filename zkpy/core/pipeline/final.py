@@ -63,7 +63,7 @@ class FinalStage:
         assert txn is not None
         watches = self._watches
         changes: list[Change] | None = [] if watches else None
-        _, results, single = self._tree.apply(txn, changes)
+        err, results, single = self._tree.apply(txn, changes)
         if changes:
             watches.fire(changes, txn.zxid)
         link = request.link
@@ -72,7 +72,9 @@ class FinalStage:
         if single is None:
             for member in results or ():
                 self._note_write(member)
-            if link is not None:
+            if err == ErrorCode.SESSIONMOVED and link is not None:
+                self._answer_error(link, request, err)
+            elif link is not None:
                 self._reply(link, request.xid, _multi_body(results or []))
         elif single.type in _COUNTED_WRITES:
             self._note_write(single)

@@ -151,6 +151,18 @@ class PrepStage:
             changes.roll_back(digest_before)
             request.err = ErrorCode.MARSHALLINGERROR
             return
+        self._make_txn(request, zxid, time_ms, type_, record)
+        if op == OpCode.MULTI:
+            assert request.txn is not None
+            request.txn.members = self._members
+            self._members = None
+        request.undo = changes.take_undo()
+
+    def refuse(self, request: Request, time_ms: int) -> None:
+        """Give a request that was refused without a zxid an error txn after all."""
+        self._make_txn(request, self.last_zxid + 1, time_ms, OpCode.ERROR, ErrorTxn(request.err))
+
+    def _make_txn(self, request: Request, zxid: int, time_ms: int, type_: int, record: Any) -> None:
         self.last_zxid = zxid
         has_digest = self._digest_enabled and type_ != OpCode.ERROR and record is not None
         request.txn = Txn.make(
@@ -160,12 +172,8 @@ class PrepStage:
             time_ms,
             type_,
             record,
-            changes.digest if has_digest else None,
+            self.changes.digest if has_digest else None,
         )
-        if op == OpCode.MULTI:
-            request.txn.members = self._members
-            self._members = None
-        request.undo = changes.take_undo()
 
     def discard(self, last_zxid: int) -> None:
         """Nothing proposed beyond `last_zxid`, the last applied txn, will happen."""
@@ -294,7 +302,7 @@ class PrepStage:
         if self._tree.owners.kind(node.owner) == EPHEMERAL:
             raise KeeperError(ErrorCode.BADVERSION)
         parent = changes.require(parent_path)
-        if request.link is not None:
+        if request.link is not None or request.owner is not None:
             # Apache checks nothing here, so that any client may delete any empty node (client protocol §20).
             self._require_perm(parent, Perms.DELETE, request.ids)
         return self._put_deleted(path, node, parent_path, parent, zxid)
@@ -382,7 +390,7 @@ class PrepStage:
 
     def _close_session(self, session_id: int, zxid: int) -> CloseSessionTxn | None:
         changes = self.changes
-        owned = changes.ephemerals_of(session_id)
+        owned = self._with_descendants(changes.ephemerals_of(session_id))
         for path in owned:
             parent_path = paths.parent_of(path)
             parent = changes.require(parent_path)
@@ -391,6 +399,16 @@ class PrepStage:
             changes.put_deleted(path, node, zxid)
         self._sessions.set_closing(session_id)
         return CloseSessionTxn([*owned]) if self._close_lists_paths else None
+
+    def _with_descendants(self, owned: list[str]) -> list[str]:
+        """Children before their parents. Only a TTL node that is read as an ephemeral (see `OwnerRules`) has any."""
+        nodes = self._tree.nodes
+        below = [path for path in owned if path in nodes and nodes[path].children]
+        if not below:
+            return owned
+        for path in below:  # which grows
+            below.extend(nodes[path].children or ())
+        return sorted({*owned, *below}, key=lambda path: (-path.count("/"), path))
 
     def _multi(self, request: Request, zxid: int, time_ms: int) -> MultiTxn:
         try:
