@@ -76,6 +76,7 @@ class DataDir:
 
         Raises:
             DataDirError: a directory is missing and may not be created, or holds files of the wrong kind.
+            OSError: what was created is not durable.
         """
         for directory in sorted({self.snap_dir, self.log_dir}):
             if not fs.exists(directory):
@@ -85,6 +86,7 @@ class DataDir:
                         "and dataLogDir at the directories with the data"
                     )
                 _make(fs, directory)
+            _make_durable(fs, directory)
         if self.snap_dir != self.log_dir:
             for directory, kind, setting in (
                 (self.log_dir, "snapshot", "dataDir"),
@@ -114,9 +116,21 @@ def _make(fs: FileSystem, directory: str) -> None:
         _make(fs, parent)
     try:
         fs.mkdir(directory)
-        fs.sync_dir(parent or "/")
     except OSError as error:
         raise DataDirError(f"{directory} cannot be created: {error.strerror}") from error
+
+
+def _make_durable(fs: FileSystem, directory: str) -> None:
+    """Also when it was there: a start before this one may have been killed right after it made it.
+
+    Directories above that of the data may not be ours to open; those were not made here either.
+    """
+    above = directory.rpartition("/")[0]
+    fs.sync_dir(above or "/")
+    while above:
+        above = above.rpartition("/")[0]
+        with suppress(PermissionError):
+            fs.sync_dir(above or "/")
 
 
 def _size(fs: FileSystem, directory: str) -> int:

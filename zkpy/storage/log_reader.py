@@ -9,8 +9,8 @@ end mark, whatever follows, and ask for no order of zxids. Ours (§11 rules 4, 1
 
 * **Torn.** Since the last sync a disk may have kept any sectors, old (zero) or new. A bad entry may be such a tail only if something in
   it was not written: one of its sectors is zero to the sector's end, or everything from inside it to the end of the file is zero, or
-  the file ends in it. And one changed byte (of length, checksum, payload) must not explain it better. Then the file
-  ends there. In an older file that is what Apache leaves: it goes on in a new file with the same zxid.
+  the file ends in it. And one changed byte (of length, checksum, payload) must not explain it better, unless that byte
+  is all that such a sector should hold. Then the file ends there. In an older file that is what Apache leaves: it goes on in a new file with the same zxid.
 * **Damaged.** Every other bad entry: refused with file and offset.
 * **Complete but for its end mark**, which was not written, in the newest file: the checksum vouches for it, it is kept.
 * **Missing.** Zxids follow each other without a gap; a new epoch begins with counter 1 (0 after the counter of a standalone
@@ -282,9 +282,10 @@ def _explain_damage(data: bytes, position: int) -> str | None:
         return f"the length of the entry is not {length}"
     if length < _TXN_HEADER_SIZE or end >= size:
         return None
-    payload = data[start:end]
-    if data[end] == END_MARK and _is_one_byte_off(payload, checksum):
-        return "one byte of the entry is not what was written"
+    if data[end] == END_MARK:
+        changed = _changed_byte(data[start:end], checksum)
+        if changed is not None and not _is_unwritten(data, position, position + changed):
+            return "one byte of the entry is not what was written"
     return None
 
 
@@ -321,17 +322,26 @@ def _has_other_length(data: bytes, start: int, checksum: int) -> bool:
         end = mark + 1
 
 
-def _is_one_byte_off(payload: bytes, checksum: int) -> bool:
-    """Whether changing one byte, of the payload or of the checksum, would make them match."""
+def _is_unwritten(data: bytes, position: int, changed: int) -> bool:
+    """Whether the byte at `changed` is in a sector that has nothing of the entry from `position` on: it may be all that is lost."""
+    start = max(position, changed // SECTOR * SECTOR)
+    return _is_zero(data, start, min((changed // SECTOR + 1) * SECTOR, len(data)))
+
+
+def _changed_byte(payload: bytes, checksum: int) -> int | None:
+    """Offset in its entry of the one byte, of payload or checksum, that has to be another for them to match; None if none is."""
     actual = adler32(payload)
-    if sum(a != b for a, b in zip(_long.pack(actual), _long.pack(checksum), strict=True)) == 1:
-        return True
+    both = zip(_long.pack(actual), _long.pack(checksum), strict=True)
+    differing = [index for index, (a, b) in enumerate(both) if a != b]
+    if len(differing) == 1:
+        return differing[0]
     # Adler-32: the low half is 1 + the sum of the bytes, the high half weighs them with their distance to the end.
     delta = ((actual & 0xFFFF) - (checksum & 0xFFFF)) % _ADLER_BASE
     if delta > 255:
         delta -= _ADLER_BASE
     if not delta or delta < -255 or len(payload) >= _ADLER_BASE or not 0 <= checksum < 1 << 32:
-        return False
+        return None
     weighted = ((actual >> 16) - (checksum >> 16)) % _ADLER_BASE
     index = len(payload) - weighted * pow(delta, -1, _ADLER_BASE) % _ADLER_BASE
-    return 0 <= index < len(payload) and 0 <= payload[index] - delta <= 255
+    is_it = 0 <= index < len(payload) and 0 <= payload[index] - delta <= 255
+    return _HEAD_SIZE + index if is_it else None

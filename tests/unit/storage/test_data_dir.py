@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fakes.memory_fs import MemoryFs
+from tests.fakes.memory_fs import MemoryFs, Stopped
 from zkpy.storage.data_dir import DataDir
 from zkpy.storage.errors import DataDirError
 from zkpy.storage.vfs import RealFs
@@ -21,6 +21,19 @@ def test_missing_directories_are_made_and_durable() -> None:
     cut = fs.after_power_cut(0)
     assert cut.names("/a/b/data/version-2") == []
     assert cut.names("/logs/version-2") == []
+
+
+@pytest.mark.parametrize("stop_at", range(1, 7))
+def test_directories_that_an_interrupted_start_has_made_are_durable_too(stop_at: int) -> None:
+    """Killed behind a mkdir, the next start finds the directory: without a sync all of its data went with the next power cut."""
+    fs = MemoryFs()
+    fs.stop_at = stop_at
+    data_dir = DataDir("/a/data", "/a/data")
+    with pytest.raises(Stopped):
+        data_dir.prepare(fs, autocreate=True)
+    killed = fs.after_kill()
+    data_dir.prepare(killed, autocreate=True)
+    assert all(killed.after_power_cut(seed).names("/a/data/version-2") == [] for seed in range(20))
 
 
 def test_without_autocreate_a_missing_directory_stops_the_start() -> None:

@@ -276,3 +276,17 @@ class TestOrder:
 
     def test_other_txns_below_the_snapshot_do_not_matter(self) -> None:
         assert read(log(1, 2, 3), log(2, 3, 4, fill=5), after=3).zxids == [4]
+
+
+def test_a_sector_that_holds_one_byte_of_an_entry_may_be_all_that_was_not_written() -> None:
+    """Checksums begin with four zeros: of an entry that begins five bytes before a sector's end, one byte is there to be lost."""
+    begin = SECTOR - 5
+    whole = log(1, size=begin - len(HEADER) - 13 - 20) + encode_entry(payload(2))
+    assert whole[begin : begin + 4] == bytes(4)
+    assert whole[begin + 4] != 0
+    torn = whole[: begin + 4] + b"\0" + whole[SECTOR:] + bytes(100)
+    result = read(torn)
+    assert result.zxids == [1]
+    assert result.repairs == [("/0", begin, False)]
+    changed = whole[: begin + 4] + bytes([whole[begin + 4] ^ 1]) + whole[SECTOR:]
+    assert refused(changed + bytes(100)).offset == begin
