@@ -242,15 +242,19 @@ class Driver:
         roll = (
             self._txns_since_roll > self._roll_after_txns or self._bytes_since_roll > self._roll_after_bytes
         )
-        self._in_flight = True
         self.log_stats.batch_size.add(len(entries))
-        self._thread.submit(Batch(txns[0].zxid, txns[-1].zxid, entries, roll))
+        outcome = self._thread.submit(Batch(txns[0].zxid, txns[-1].zxid, entries, roll))
+        if outcome is None:
+            self._in_flight = True
+        else:
+            self._handle(outcome)
 
     def _logged(self, outcome: Outcome) -> None:
         """In the log thread."""
         self._loop.call_soon_threadsafe(self._handle, outcome)
 
     def _handle(self, outcome: Outcome) -> None:
+        was_in_flight = self._in_flight
         self._in_flight = False
         if outcome.error is not None:
             self._handle_failure(outcome.error)
@@ -261,7 +265,7 @@ class Driver:
         rolled = outcome.batch.roll
         if rolled:
             self._start_count()
-        elif self.service.unlogged:
+        elif was_in_flight and self.service.unlogged:
             # The disk works on the next batch while this one is being answered.
             self._submit()
         self._persisted(outcome.batch.last_zxid)

@@ -1,23 +1,34 @@
-"""The log thread: one write and one sync for everything that was proposed meanwhile.
+"""The log stage: one write and one sync for everything that was proposed meanwhile.
 
 The event loop hands over one batch at a time and gets one outcome for it; while a batch is being synced the
 next one gathers in the loop. So the sync rate of the disk sets the size of the batches, and nothing else.
-Encoding and checksums are done before a batch comes here: this thread only waits for the disk.
+Encoding and checksums are done before a batch comes here: here one only waits for the disk.
+
+Where that wait is as short as the way to another thread and back, the loop waits itself: a fast disk syncs in a tenth of a
+millisecond, and to hand over a batch and get hold of the interpreter again takes as long. `DiskPace` decides.
 """
 
 from __future__ import annotations
 
 import threading
 from queue import SimpleQueue
+from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
-from zkpy.runtime.clock import mono_ms
 from zkpy.storage.errors import DiskFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zkpy.storage.txn_log import TxnLog
+
+
+_FAST_US = 250  # about what handing over and back costs under load
+_STALL_US = 5000
+_AVERAGE_SHIFT = 4  # over some sixteen syncs
+_SHOWN_MIN = 16
+_SHOWN_MAX = 4096
+_FORGIVEN_AFTER = 10_000
 
 
 class Batch:
@@ -43,15 +54,54 @@ class Outcome:
         self.sync_ms = sync_ms
 
 
+class DiskPace:
+    """Whether the disk is so fast that the loop may wait for it.
+
+    A disk has to show it: the shortest of some syncs in a row counts, since the thread that measures one may get hold
+    of the interpreter late. One slow sync ends it, and then twice as many have to be shown as before.
+    """
+
+    __slots__ = ("_average_us", "_good", "_seen", "_shortest_us", "_wanted", "is_fast")
+
+    def __init__(self) -> None:
+        self.is_fast = False
+        self._wanted = _SHOWN_MIN
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._seen = self._good = 0
+        self._shortest_us = _FAST_US + 1
+        self._average_us = 0
+
+    def note(self, sync_us: int) -> None:
+        """A sync took so long."""
+        if not self.is_fast:
+            self._seen += 1
+            self._shortest_us = min(self._shortest_us, sync_us)
+            if self._seen >= self._wanted:
+                self.is_fast = self._shortest_us <= _FAST_US
+                self._start_over()
+            return
+        self._average_us += (sync_us - self._average_us) >> _AVERAGE_SHIFT
+        self._good += 1
+        if sync_us > _STALL_US or self._average_us > 2 * _FAST_US:
+            self.is_fast = False
+            self._wanted = min(2 * self._wanted, _SHOWN_MAX)
+            self._start_over()
+        elif self._good == _FORGIVEN_AFTER:
+            self._wanted = _SHOWN_MIN
+
+
 class LogThread:
     """Owns the log while it runs."""
 
-    __slots__ = ("_done", "_inbox", "_log", "_thread")
+    __slots__ = ("_done", "_inbox", "_log", "_pace", "_thread")
 
     def __init__(self, log: TxnLog, done: Callable[[Outcome], None]) -> None:
-        """`done` is called in the log thread, once per batch."""
+        """`done` is called in the log thread, once per batch that is written there."""
         self._log = log
         self._done = done
+        self._pace = DiskPace()
         self._inbox: SimpleQueue[Batch | Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
 
@@ -59,9 +109,16 @@ class LogThread:
         """Begin to wait for batches."""
         self._thread.start()
 
-    def submit(self, batch: Batch) -> None:
-        """Hand over a batch; the one before must be done."""
+    def submit(self, batch: Batch) -> Outcome | None:
+        """Hand over a batch; the one before must be done, and every job that touches the log.
+
+        Returns:
+            what became of it, when it was written at once.
+        """
+        if self._pace.is_fast:
+            return self._write(batch)
         self._inbox.put(batch)
+        return None
 
     def run(self, job: Callable[[], None]) -> None:
         """Let the thread do something else between two batches; it must not raise."""
@@ -89,11 +146,12 @@ class LogThread:
             except DiskFullError as error:
                 log.rollback()
                 return Outcome(batch, error, 0)
-            start = mono_ms()
+            start = perf_counter_ns()
             log.sync()
-            sync_ms = mono_ms() - start
+            sync_us = (perf_counter_ns() - start) // 1000
+            self._pace.note(sync_us)
             if batch.roll:
                 log.roll()
         except Exception as error:  # noqa: BLE001  whatever it is, the log cannot be trusted any more
             return Outcome(batch, error, 0)
-        return Outcome(batch, None, sync_ms)
+        return Outcome(batch, None, sync_us // 1000)

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.driven_server import LOG_DIR, logged_zxids
 from tests.fakes.memory_fs import MemoryFs
 from zkpy.core.txn import Txn
-from zkpy.runtime.log_thread import Batch, LogThread, Outcome
+from zkpy.runtime.log_thread import Batch, DiskPace, LogThread, Outcome
 from zkpy.storage.errors import DiskFullError, LogFailedError
 from zkpy.storage.txn_log import TxnLog, encode_entry
 from zkpy_protocol.opcodes import OpCode
@@ -106,3 +106,67 @@ def test_a_thread_that_never_ran_can_be_stopped() -> None:
     fs = MemoryFs()
     fs.mkdir(LOG_DIR)
     LogThread(TxnLog(fs, LOG_DIR), lambda _: None).stop()
+
+
+# --- where the wait is spent ------------------------------------------------------------------------------
+
+FAST_US, SLOW_US, STALL_US = 100, 400, 6000
+
+
+def noted(pace: DiskPace, *syncs_us: int) -> bool:
+    for sync_us in syncs_us:
+        pace.note(sync_us)
+    return pace.is_fast
+
+
+def test_a_disk_has_to_show_that_it_is_fast() -> None:
+    pace = DiskPace()
+    assert not noted(pace, *[FAST_US] * 15)
+    assert noted(pace, FAST_US)
+
+
+def test_the_shortest_sync_counts_since_a_thread_may_be_late_to_measure_it() -> None:
+    assert noted(DiskPace(), *[SLOW_US] * 15, FAST_US)
+    assert not noted(DiskPace(), *[SLOW_US] * 160)
+
+
+def test_a_stall_sends_the_wait_to_the_thread_and_has_to_be_made_good_twice() -> None:
+    pace = DiskPace()
+    assert noted(pace, *[FAST_US] * 16)
+    assert not noted(pace, STALL_US)
+    assert not noted(pace, *[FAST_US] * 31)
+    assert noted(pace, FAST_US)
+
+
+def test_a_disk_that_gets_slower_is_not_waited_for_any_more() -> None:
+    pace = DiskPace()
+    assert noted(pace, *[FAST_US] * 116)
+    assert noted(pace, *[5 * SLOW_US] * 3)
+    assert not noted(pace, *[5 * SLOW_US] * 3)
+
+
+def test_a_stall_is_forgiven_in_time() -> None:
+    pace = DiskPace()
+    noted(pace, *[FAST_US] * 16, STALL_US, *[FAST_US] * 32)
+    assert noted(pace, *[FAST_US] * 10_000)
+    assert not noted(pace, STALL_US)
+    assert not noted(pace, *[FAST_US] * 31)
+    assert noted(pace, FAST_US)
+
+
+def test_batches_for_a_fast_disk_are_written_at_once_and_durable() -> None:
+    fs = MemoryFs()
+    thread, outcomes = started(fs)
+    zxid = 0
+    while True:
+        zxid += 1
+        outcome = thread.submit(batch(zxid))
+        if outcome is not None:
+            break
+        assert outcomes.get(timeout=20).error is None
+        assert zxid < 100_000, "a disk in memory is fast"
+    assert outcome.error is None
+    assert outcome.batch.last_zxid == zxid
+    survived = fs.after_power_cut(1)
+    assert logged_zxids(survived)[-1] == zxid
+    thread.stop()
