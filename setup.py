@@ -23,7 +23,7 @@ COMPILE = os.environ.get("ZKPY_COMPILE") == "1"
 HOT = [
     *(
         f"protocol/zkpy_protocol/{name}.py"
-        for name in ("framing", "multi", "quorum_packets", "records", "txns")
+        for name in ("framing", "multi", "quorum_packets", "records", "requests", "txns")
     ),
     *sorted(map(str, Path("zkpy/core").rglob("*.py"))),
     # It makes and walks every node: a start is a quarter faster. The rest of storage gains nothing.

@@ -41,6 +41,7 @@ from __future__ import annotations
 
 from struct import Struct
 from struct import error as StructError
+from typing import Final
 
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.text import replace_bad
@@ -93,11 +94,11 @@ class Structs:
         self._used: set[str] = set()
 
     def unpack(self, fmt: str) -> str:
-        self._used.add(f'_unpack_{_struct_name(fmt)} = Struct(">{fmt}").unpack_from')
+        self._used.add(f'_unpack_{_struct_name(fmt)}: Final = Struct(">{fmt}").unpack_from')
         return f"_unpack_{_struct_name(fmt)}"
 
     def pack(self, fmt: str) -> str:
-        self._used.add(f'_pack_{_struct_name(fmt)} = Struct(">{fmt}").pack')
+        self._used.add(f'_pack_{_struct_name(fmt)}: Final = Struct(">{fmt}").pack')
         return f"_pack_{_struct_name(fmt)}"
 
     def lines(self) -> list[str]:

@@ -10,11 +10,12 @@ is linear in the bytes fed.
 from __future__ import annotations
 
 from struct import Struct
+from typing import Final
 
 from zkpy_protocol.errors import FrameTooLarge
 
-_unpack_length = Struct(">i").unpack_from
-_LENGTH_SIZE = 4
+_unpack_length: Final = Struct(">i").unpack_from
+_LENGTH_SIZE: Final = 4
 
 
 class FrameReader:

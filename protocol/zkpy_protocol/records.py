@@ -9,46 +9,47 @@ from __future__ import annotations
 
 from struct import Struct
 from struct import error as StructError
+from typing import Final
 
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.text import replace_bad
 
-_pack_b = Struct(">?").pack
-_pack_bi = Struct(">?i").pack
-_pack_i = Struct(">i").pack
-_pack_ibi = Struct(">i?i").pack
-_pack_ii = Struct(">ii").pack
-_pack_iii = Struct(">iii").pack
-_pack_iiq = Struct(">iiq").pack
-_pack_iiqi = Struct(">iiqi").pack
-_pack_iq = Struct(">iq").pack
-_pack_iqi = Struct(">iqi").pack
-_pack_iqiqi = Struct(">iqiqi").pack
-_pack_q = Struct(">q").pack
-_pack_qi = Struct(">qi").pack
-_pack_qii = Struct(">qii").pack
-_pack_qiqqi = Struct(">qiqqi").pack
-_pack_qqqqiiiqiiq = Struct(">qqqqiiiqiiq").pack
-_pack_qqqqiiiqq = Struct(">qqqqiiiqq").pack
-_pack_qqqqqiiiqq = Struct(">qqqqqiiiqq").pack
-_unpack_b = Struct(">?").unpack_from
-_unpack_bi = Struct(">?i").unpack_from
-_unpack_i = Struct(">i").unpack_from
-_unpack_ibi = Struct(">i?i").unpack_from
-_unpack_ii = Struct(">ii").unpack_from
-_unpack_iii = Struct(">iii").unpack_from
-_unpack_iiq = Struct(">iiq").unpack_from
-_unpack_iiqi = Struct(">iiqi").unpack_from
-_unpack_iq = Struct(">iq").unpack_from
-_unpack_iqi = Struct(">iqi").unpack_from
-_unpack_iqiqi = Struct(">iqiqi").unpack_from
-_unpack_q = Struct(">q").unpack_from
-_unpack_qi = Struct(">qi").unpack_from
-_unpack_qii = Struct(">qii").unpack_from
-_unpack_qiqqi = Struct(">qiqqi").unpack_from
-_unpack_qqqqiiiqiiq = Struct(">qqqqiiiqiiq").unpack_from
-_unpack_qqqqiiiqq = Struct(">qqqqiiiqq").unpack_from
-_unpack_qqqqqiiiqq = Struct(">qqqqqiiiqq").unpack_from
+_pack_b: Final = Struct(">?").pack
+_pack_bi: Final = Struct(">?i").pack
+_pack_i: Final = Struct(">i").pack
+_pack_ibi: Final = Struct(">i?i").pack
+_pack_ii: Final = Struct(">ii").pack
+_pack_iii: Final = Struct(">iii").pack
+_pack_iiq: Final = Struct(">iiq").pack
+_pack_iiqi: Final = Struct(">iiqi").pack
+_pack_iq: Final = Struct(">iq").pack
+_pack_iqi: Final = Struct(">iqi").pack
+_pack_iqiqi: Final = Struct(">iqiqi").pack
+_pack_q: Final = Struct(">q").pack
+_pack_qi: Final = Struct(">qi").pack
+_pack_qii: Final = Struct(">qii").pack
+_pack_qiqqi: Final = Struct(">qiqqi").pack
+_pack_qqqqiiiqiiq: Final = Struct(">qqqqiiiqiiq").pack
+_pack_qqqqiiiqq: Final = Struct(">qqqqiiiqq").pack
+_pack_qqqqqiiiqq: Final = Struct(">qqqqqiiiqq").pack
+_unpack_b: Final = Struct(">?").unpack_from
+_unpack_bi: Final = Struct(">?i").unpack_from
+_unpack_i: Final = Struct(">i").unpack_from
+_unpack_ibi: Final = Struct(">i?i").unpack_from
+_unpack_ii: Final = Struct(">ii").unpack_from
+_unpack_iii: Final = Struct(">iii").unpack_from
+_unpack_iiq: Final = Struct(">iiq").unpack_from
+_unpack_iiqi: Final = Struct(">iiqi").unpack_from
+_unpack_iq: Final = Struct(">iq").unpack_from
+_unpack_iqi: Final = Struct(">iqi").unpack_from
+_unpack_iqiqi: Final = Struct(">iqiqi").unpack_from
+_unpack_q: Final = Struct(">q").unpack_from
+_unpack_qi: Final = Struct(">qi").unpack_from
+_unpack_qii: Final = Struct(">qii").unpack_from
+_unpack_qiqqi: Final = Struct(">qiqqi").unpack_from
+_unpack_qqqqiiiqiiq: Final = Struct(">qqqqiiiqiiq").unpack_from
+_unpack_qqqqiiiqq: Final = Struct(">qqqqiiiqq").unpack_from
+_unpack_qqqqqiiiqq: Final = Struct(">qqqqqiiiqq").unpack_from
 _SHORT = "cut short: "
 _NEGATIVE = "negative length: "
 

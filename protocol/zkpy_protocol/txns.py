@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.opcodes import OpCode
@@ -78,12 +78,12 @@ TxnRecord = (
 # What a create before 3.4 did not record: the parent's cversion, to be counted up on replay.
 PARENT_C_VERSION_UNKNOWN = -1
 
-_HEADER_SIZE = 32
-_DIGEST_SIZE = 12
+_HEADER_SIZE: Final = 32
+_DIGEST_SIZE: Final = 12
 _CLOSE_SESSION = int(OpCode.CLOSE_SESSION)
 _CHECK = int(OpCode.CHECK)
-_unpack_header = Struct(">qiqqi").unpack_from
-_unpack_digest = Struct(">iq").unpack_from
+_unpack_header: Final = Struct(">qiqqi").unpack_from
+_unpack_digest: Final = Struct(">iq").unpack_from
 
 
 def _decode_create(buf: bytes, pos: int) -> tuple[CreateTxn, int]:

@@ -6,18 +6,22 @@ business. Rules: client protocol §12.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from struct import Struct
+from typing import TYPE_CHECKING, Final, Protocol
 
 from zkpy.core.errors import KeeperError
 from zkpy_protocol.opcodes import ErrorCode
-from zkpy_protocol.records import ACL, Id
+from zkpy_protocol.records import ACL, Id, encode_acl
+from zkpy_protocol.requests import read_acl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-OPEN_ACL_ID = -1
-ALL_PERMS = 31
-_MASK32 = (1 << 32) - 1
+OPEN_ACL_ID: Final = -1
+ALL_PERMS: Final = 31
+_MASK32: Final = (1 << 32) - 1
+_INT: Final = Struct(">i").pack
+_NULL_VECTOR: Final = b"\xff\xff\xff\xff"
 
 
 class AclProvider(Protocol):
@@ -49,11 +53,11 @@ class AclList:
 
     Attributes:
         id: number in snapshots; -1 is the open ACL of the reserved nodes.
-        uses: how many nodes have it; an entry without users leaves the table.
+        uses: how many nodes have it; a list without users is not in the table, or leaves it.
         anyone: permissions granted to ``world:anyone``, the fast path of every check.
     """
 
-    __slots__ = ("anyone", "entries", "id", "uses")
+    __slots__ = ("_encoded", "anyone", "entries", "id", "uses")
 
     def __init__(self, id_: int, entries: tuple[ACL, ...]) -> None:
         self.id = id_
@@ -65,6 +69,15 @@ class AclList:
                 anyone |= entry.perms
         # Apache allows everything on a node without entries.
         self.anyone = anyone if entries else -1
+        self._encoded: bytes | None = None
+
+    @property
+    def encoded(self) -> bytes:
+        """The entries as a vector of the wire."""
+        encoded = self._encoded
+        if encoded is None:
+            encoded = self._encoded = _INT(len(self.entries)) + b"".join(map(encode_acl, self.entries))
+        return encoded
 
 
 _Key = tuple[tuple[int, str | None, str | None], ...]
@@ -91,11 +104,16 @@ class AclTable:
             self.next_id += 1
         return found
 
-    def view(self, entries: Sequence[ACL]) -> AclList:
+    def view(self, entries: Sequence[ACL] | None) -> AclList:
         """A list with these entries that is not in the table unless it was already: for what may not happen."""
+        entries = entries or ()
         key = tuple([(entry.perms, entry.id.scheme, entry.id.id) for entry in entries])
         found = self._by_key.get(key)
         return AclList(0, tuple(entries)) if found is None else found
+
+    def shared(self, acl: AclList) -> AclList:
+        """The list of the table for a `view`, which is older than the last change of the table. The caller counts its use."""
+        return acl if acl.uses > 0 else self.intern(acl.entries)
 
     def load(self, id_: int, entries: Sequence[ACL]) -> None:
         """Take over an entry of a snapshot under the id it has there."""
@@ -134,6 +152,43 @@ class AclTable:
         key = tuple([(entry.perms, entry.id.scheme, entry.id.id) for entry in acl.entries])
         if self._by_key.get(key) is acl:
             del self._by_key[key]
+
+
+class RequestedAcl:
+    """An ACL as it stands in a request.
+
+    Attributes:
+        entries: None for the null list.
+        stored: the list that a node gets of it; None where that depends on who asks, and while it is unknown.
+    """
+
+    __slots__ = ("entries", "raw", "stored")
+
+    def __init__(self, raw: bytes, entries: list[ACL] | None) -> None:
+        self.raw = raw
+        self.entries = entries
+        self.stored: AclList | None = None
+
+
+class AclReader:
+    """Reads the ACLs of requests. Most have the same one as the request before, which is not read again."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = RequestedAcl(_NULL_VECTOR, None)
+
+    def read(self, buf: bytes, pos: int) -> tuple[RequestedAcl, int]:
+        """The ACL at `pos`, and the offset behind it.
+
+        Raises:
+            DecodeError: it is cut short.
+        """
+        last = self._last
+        if not buf.startswith(last.raw, pos):
+            entries, end = read_acl(buf, pos)
+            last = self._last = RequestedAcl(buf[pos:end], entries)
+        return last, pos + len(last.raw)
 
 
 class AccessRules:
@@ -180,6 +235,11 @@ class AccessRules:
             if not any(_same(entry, other) for other in unique):
                 unique.append(entry)
         return [fixed for entry in unique for fixed in self._fixed(entry, ids)]
+
+    @staticmethod
+    def depends_on_caller(requested: Sequence[ACL] | None) -> bool:
+        """Whether `fix_up` gives different lists to different callers."""
+        return any(entry.id.scheme == "auth" for entry in requested or ())
 
     def _fixed(self, entry: ACL, ids: Iterable[Id]) -> list[ACL]:
         scheme = entry.id.scheme

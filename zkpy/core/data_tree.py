@@ -9,62 +9,78 @@ Invariants:
     * ``nodes[""] is nodes["/"]``: parents of top-level nodes are looked up under the empty path, and every
       count of nodes includes the root twice, as Apache's does.
     * A node's `children` holds full paths, the same string objects as the keys of `nodes`.
-    * `digest` is the sum over all nodes of `node_digest`, modulo 2**64, signed.
+    * `digest` is the sum over all nodes of `node_digest`. Apache keeps it in a signed long, which 2**31 nodes would overflow.
     * `last_zxid` moves only after the whole txn is applied, and never back.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from zkpy.core.acl import AclList, AclTable
 from zkpy.core.owners import CONTAINER, CONTAINER_OWNER, EPHEMERAL, TTL, OwnerRules, ttl_owner
 from zkpy.core.paths import CONFIG_NODE, QUOTA_ROOT, ROOT
 from zkpy.core.quotas import LIMIT_NAME, STATS_NAME, MalformedQuotaError, QuotaPaths, QuotaTrack, stats_path
-from zkpy.core.types import wrap32, wrap64
+from zkpy.core.types import wrap32
 from zkpy_protocol.opcodes import ErrorCode, EventType, OpCode, Perms
-from zkpy_protocol.records import ACL, Id, decode_error_txn
+from zkpy_protocol.records import (
+    ACL,
+    CloseSessionTxn,
+    CreateContainerTxn,
+    CreateTTLTxn,
+    CreateTxn,
+    DeleteTxn,
+    ErrorTxn,
+    Id,
+    MultiTxn,
+    SetACLTxn,
+    SetDataTxn,
+    decode_error_txn,
+)
 from zkpy_protocol.txns import decode_record
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
+    from zkpy.core.pipeline.changes import ChangeRecord
     from zkpy.core.txn import Txn
+    from zkpy_protocol.txns import TxnRecord
 
-_STAT = struct.Struct(">qqqqiiiqiiq").pack
-_DIGEST_BLOCK = struct.Struct(">qqqqqiiiq").pack
+_STAT: Final = struct.Struct(">qqqqiiiqiiq").pack
+_DIGEST_BLOCK: Final = struct.Struct(">qqqqqiiiq").pack
 
-# Plain numbers: these are compared for every txn.
-_OK = 0
-_NONODE = int(ErrorCode.NONODE)
-_NODEEXISTS = int(ErrorCode.NODEEXISTS)
-_RUNTIMEINCONSISTENCY = int(ErrorCode.RUNTIMEINCONSISTENCY)
-_CREATE = int(OpCode.CREATE)
-_CREATE2 = int(OpCode.CREATE2)
-_CREATE_CONTAINER = int(OpCode.CREATE_CONTAINER)
-_CREATE_TTL = int(OpCode.CREATE_TTL)
-_DELETE = int(OpCode.DELETE)
-_DELETE_CONTAINER = int(OpCode.DELETE_CONTAINER)
-_SET_DATA = int(OpCode.SET_DATA)
-_SET_ACL = int(OpCode.SET_ACL)
-_RECONFIG = int(OpCode.RECONFIG)
-_CLOSE_SESSION = int(OpCode.CLOSE_SESSION)
-_MULTI = int(OpCode.MULTI)
-_ERROR = int(OpCode.ERROR)
-_CREATED = int(EventType.NODE_CREATED)
-_DELETED = int(EventType.NODE_DELETED)
-_DATA_CHANGED = int(EventType.NODE_DATA_CHANGED)
-_CHILDREN_CHANGED = int(EventType.NODE_CHILDREN_CHANGED)
+# Looked up for every txn, where a name of the module is faster than one of a class.
+_OK: Final = ErrorCode.OK
+_CREATE: Final = OpCode.CREATE
+_DELETE: Final = OpCode.DELETE
+_DELETE_CONTAINER: Final = OpCode.DELETE_CONTAINER
+_SET_DATA: Final = OpCode.SET_DATA
+_RECONFIG: Final = OpCode.RECONFIG
+_SET_ACL: Final = OpCode.SET_ACL
+_CLOSE_SESSION: Final = OpCode.CLOSE_SESSION
+_MULTI: Final = OpCode.MULTI
+_ERROR: Final = OpCode.ERROR
+_CREATED: Final = EventType.NODE_CREATED
+_DELETED: Final = EventType.NODE_DELETED
+_DATA_CHANGED: Final = EventType.NODE_DATA_CHANGED
+_CHILDREN_CHANGED: Final = EventType.NODE_CHILDREN_CHANGED
 
-_SHORT_DATA = 4096  # up to here one checksum over a copy is faster than three without
+_UNCOUNTED: Final = -1
+_SHORT_DATA: Final = 4096  # up to here one checksum over a copy is faster than three without
 
-DIGEST_LOG_INTERVAL = 128
-_DIGEST_LOG_MAX = 1024  # as many as Apache's `hash` command remembers
+_INT_MAX: Final = (1 << 31) - 1
+
+DIGEST_LOG_INTERVAL: Final = 128
+_DIGEST_LOG_MAX: Final = 1024  # as many as Apache's `hash` command remembers
 
 Change = tuple[int, str, AclList]
 """A watch trigger: event type, path, and the ACL that decides who may see the event."""
+
+OpResult = tuple[int, int, str, bytes, int]
+"""What one operation of a txn did: txn type (ERROR for one that failed), error code, path, encoded Stat right after it
+(empty where its reply has none), bytes of data written, -1 where it is no write that is counted."""
 
 
 class Znode:
@@ -103,6 +119,10 @@ class Znode:
         self.aversion = 0
         self.digest: int | None = None
 
+    def count_children(self) -> int:
+        """How many children the znode has."""
+        raise NotImplementedError
+
 
 class Node(Znode):
     """A znode of the tree; `stat` caches its encoded Stat and is reset with `digest`, and with the children."""
@@ -113,6 +133,11 @@ class Node(Znode):
         super().__init__(data, acl, owner, zxid, time)
         self.children: dict[str, None] | None = None
         self.stat: bytes | None = None
+
+    def count_children(self) -> int:
+        """How many children the znode has."""
+        children = self.children
+        return 0 if children is None else len(children)
 
 
 def node_digest(path: str, node: Znode) -> int:
@@ -142,25 +167,6 @@ def node_digest(path: str, node: Znode) -> int:
                 digest = crc32(block, crc32(data, crc32(name)))
         node.digest = digest
     return digest
-
-
-class OpResult:
-    """What one operation of a txn did.
-
-    Attributes:
-        type: txn type, ERROR (-1) for an operation that failed.
-        stat: encoded Stat right after the operation where its reply has one, else None.
-        size: bytes of data written.
-    """
-
-    __slots__ = ("err", "path", "size", "stat", "type")
-
-    def __init__(self, type_: int, err: int, path: str | None, stat: bytes | None, size: int = 0) -> None:
-        self.type = type_
-        self.err = err
-        self.path = path
-        self.stat = stat
-        self.size = size
 
 
 class DataTree:
@@ -227,7 +233,12 @@ class DataTree:
         """
         stat = node.stat
         if stat is None:
-            children = 0 if node.children is None else len(node.children)
+            data = node.data
+            children = node.children
+            child_count = 0 if children is None else len(children)
+            cversion = 2 * node.cversion - child_count
+            if not -_INT_MAX <= cversion <= _INT_MAX:
+                cversion = wrap32(cversion)
             owner = node.owner
             if owner and self.owners.kind(owner) != EPHEMERAL:
                 owner = 0
@@ -237,11 +248,11 @@ class DataTree:
                 node.ctime,
                 node.mtime,
                 node.version,
-                wrap32(2 * node.cversion - children),
+                cversion,
                 node.aversion,
                 owner,
-                0 if node.data is None else len(node.data),
-                children,
+                0 if data is None else len(data),
+                child_count,
                 node.pzxid,
             )
         return stat
@@ -308,21 +319,27 @@ class DataTree:
 
     def attach(self, path: str, node: Node) -> None:
         """Put `node` into every index; the parent's own fields are left alone."""
-        nodes = self.nodes
         if path != ROOT:
-            parent = nodes[path[: path.rindex("/")]]
-            if parent.children is None:
-                parent.children = {}
+            self._link(path, self.nodes[path[: path.rindex("/")]])
+        self._enter(path, node)
+
+    @staticmethod
+    def _link(path: str, parent: Node) -> None:
+        if parent.children is None:
+            parent.children = {path: None}
+        else:
             parent.children[path] = None
-            parent.stat = None
-        nodes[path] = node
+        parent.stat = None
+
+    def _enter(self, path: str, node: Node) -> None:
+        self.nodes[path] = node
         node.acl.uses += 1
         data = node.data
         self.data_size += len(path) if data is None else len(path) + len(data)
         if node.owner:
             self.own(path, node)
         if self.digest_enabled:
-            self.digest = wrap64(self.digest + node_digest(path, node))
+            self.digest += node_digest(path, node)
 
     def own(self, path: str, node: Node) -> None:
         """Enter a node that has an owner into the index of its kind."""
@@ -338,9 +355,7 @@ class DataTree:
 
     # -- applying txns
 
-    def apply(
-        self, txn: Txn, changes: list[Change] | None
-    ) -> tuple[int, list[OpResult] | None, OpResult | None]:
+    def apply(self, txn: Txn, changes: list[Change] | None) -> tuple[OpResult | None, list[OpResult]]:
         """Apply a committed txn.
 
         Args:
@@ -348,40 +363,39 @@ class DataTree:
             changes: collects the watch triggers in the order of sending; None when nobody watches.
 
         Returns:
-            error code of the txn, results of the members of a multi, result of a single operation.
+            result of a single operation, None for a multi; results of the members of a multi.
         """
         type_ = txn.type
-        results = None
-        if type_ == _SET_DATA:
-            single = self._set_data(type_, txn.record, txn, changes)
-            err = single.err
-        elif type_ == _MULTI:
-            err, results = self._apply_multi(txn, changes)
-            single = None
+        single: OpResult | None = None
+        results: list[OpResult] = []
+        if type_ == _MULTI:
+            results = self._apply_multi(txn, changes)
+        elif txn.prepared and type_ != _CLOSE_SESSION:
+            single = self._take_over(txn.prepared[0], txn, changes)
         else:
             single = self._apply_op(type_, txn.record, txn, changes)
-            err = single.err
         zxid = txn.zxid
-        self.last_zxid = max(self.last_zxid, zxid)
+        if zxid > self.last_zxid:  # noqa: PLR1730  a comparison is cheaper than a call
+            self.last_zxid = zxid
         if self.digest_enabled:
             if txn.digest is not None and txn.digest != self.digest:
                 self.digest_mismatches += 1
             if zxid % DIGEST_LOG_INTERVAL == 0:
                 self._log_digest(zxid)
-        return err, results, single
+        return single, results
 
     def _log_digest(self, zxid: int) -> None:
         self.digest_log.append((zxid, self.digest))
         if len(self.digest_log) > _DIGEST_LOG_MAX:
             del self.digest_log[0]
 
-    def _apply_multi(self, txn: Txn, changes: list[Change] | None) -> tuple[int, list[OpResult]]:
+    def _apply_multi(self, txn: Txn, changes: list[Change] | None) -> list[OpResult]:
+        if txn.prepared:
+            return [self._take_over(record, txn, changes) for record in txn.prepared]
         results: list[OpResult] = []
-        if txn.members is not None:
-            for type_, record in txn.members:
-                results.append(self._apply_op(type_, record, txn, changes))
-            return next((result.err for result in results if result.err), _OK), results
-        members = txn.record.txns or []
+        record = txn.record
+        assert isinstance(record, MultiTxn)
+        members = record.txns or []
         if any(member.type == _ERROR for member in members):
             failed = False
             for member in members:
@@ -389,100 +403,166 @@ class DataTree:
                     failed = True
                     code = decode_error_txn(member.data or b"")[0].err
                 else:
-                    code = _RUNTIMEINCONSISTENCY if failed else _OK
-                results.append(OpResult(_ERROR, code, None, None))
+                    code = ErrorCode.RUNTIMEINCONSISTENCY if failed else _OK
+                results.append((_ERROR, code, "", b"", _UNCOUNTED))
         else:
             for member in members:
-                record, _ = decode_record(member.type, member.data or b"")
-                results.append(self._apply_op(member.type, record, txn, changes))
-        err = next((result.err for result in results if result.err), _OK)
-        return err, results
+                operation, _ = decode_record(member.type, member.data or b"")
+                results.append(self._apply_op(member.type, operation, txn, changes))
+        return results
 
-    def _apply_op(self, type_: int, record: Any, txn: Txn, changes: list[Change] | None) -> OpResult:
+    def _take_over(self, record: ChangeRecord | None, txn: Txn, changes: list[Change] | None) -> OpResult:
+        """An operation that this server has prepared."""
+        if record is None:
+            return OpCode.CHECK, _OK, "", b"", _UNCOUNTED
+        type_ = record.type
+        path = record.path
         if type_ in (_SET_DATA, _RECONFIG):
-            return self._set_data(type_, record, txn, changes)
-        if type_ in (_CREATE, _CREATE2):
-            return self._create(type_, record, txn.client_id if record.ephemeral else 0, txn, changes)
-        if type_ == _CREATE_CONTAINER:
-            return self._create(type_, record, CONTAINER_OWNER, txn, changes)
-        if type_ == _CREATE_TTL:
-            return self._create(type_, record, ttl_owner(record.ttl), txn, changes)
+            return self._set_data(type_, path, record.data, record.version, txn, record, changes)
         if type_ in (_DELETE, _DELETE_CONTAINER):
-            return OpResult(type_, self._delete(record.path, txn.zxid, changes), record.path, None)
+            return self._delete(type_, path, txn.zxid, record.parent, changes)
         if type_ == _SET_ACL:
-            return self._set_acl(type_, record)
+            return self._set_acl(path, record.acl, record.aversion)
+        parent = record.parent
+        assert parent is not None
+        return self._create(
+            type_, path, record.data, record.acl, record.owner, parent.cversion, txn, record, changes
+        )
+
+    def _apply_op(
+        self, type_: int, record: TxnRecord | None, txn: Txn, changes: list[Change] | None
+    ) -> OpResult:
+        """An operation as the log or a leader has it."""
+        if isinstance(record, SetDataTxn):
+            assert record.path is not None
+            return self._set_data(type_, record.path, record.data, record.version, txn, None, changes)
+        if isinstance(record, CreateTxn):
+            owner = txn.client_id if record.ephemeral else 0
+            return self._create_from(type_, record, owner, txn, changes)
+        if isinstance(record, CreateContainerTxn):
+            return self._create_from(type_, record, CONTAINER_OWNER, txn, changes)
+        if isinstance(record, CreateTTLTxn):
+            return self._create_from(type_, record, ttl_owner(record.ttl), txn, changes)
+        if isinstance(record, DeleteTxn):
+            assert record.path is not None
+            return self._delete(type_, record.path, txn.zxid, None, changes)
+        if isinstance(record, SetACLTxn):
+            assert record.path is not None
+            return self._set_acl(record.path, self.acls.view(record.acl), record.version)
         if type_ == _CLOSE_SESSION:
-            self._close_session(
-                txn.client_id, None if record is None else record.paths2_delete, txn.zxid, changes
-            )
-            return OpResult(type_, _OK, None, None)
-        if type_ == _ERROR:
-            return OpResult(type_, record.err, None, None)
+            assert record is None or isinstance(record, CloseSessionTxn)
+            paths = None if record is None else record.paths2_delete
+            self._close_session(txn.client_id, paths, txn.zxid, changes)
         # createSession and check change nothing here.
-        return OpResult(type_, _OK, getattr(record, "path", None), None)
+        return type_, record.err if isinstance(record, ErrorTxn) else _OK, "", b"", _UNCOUNTED
+
+    def _create_from(
+        self,
+        type_: int,
+        record: CreateTxn | CreateContainerTxn | CreateTTLTxn,
+        owner: int,
+        txn: Txn,
+        changes: list[Change] | None,
+    ) -> OpResult:
+        assert record.path is not None
+        acl = self.acls.view(record.acl)
+        return self._create(
+            type_, record.path, record.data, acl, owner, record.parent_c_version, txn, None, changes
+        )
+
+    # Below, `prepared` is the operation's change record if this server has made the txn, and with it the digest.
 
     def _create(
-        self, type_: int, record: Any, owner: int, txn: Txn, changes: list[Change] | None
+        self,
+        type_: int,
+        path: str,
+        data: bytes | None,
+        acl: AclList,
+        owner: int,
+        cversion: int,
+        txn: Txn,
+        prepared: ChangeRecord | None,
+        changes: list[Change] | None,
     ) -> OpResult:
-        path = record.path
         zxid = txn.zxid
+        nodes = self.nodes
         slash = path.rindex("/")
         parent_path = path[:slash]
-        parent = self.nodes.get(parent_path)
+        parent = nodes.get(parent_path)
         if parent is None:
-            return OpResult(type_, _NONODE, path, None)
-        acl = self.acls.intern(record.acl)
-        existing = self.nodes.get(path)
-        if existing is not None and (parent.children is None or path not in parent.children):
-            # Fuzzy snapshot: it outlived a parent that was deleted and made again, so this is not its create.
-            del self.nodes[path]
-            self._detach(path, existing)
-            existing = None
-        if existing is not None:
-            # Fuzzy snapshot: the node may be a later incarnation, but its ACL reference may be stale.
-            if existing.acl is not acl:
-                acl.uses += 1
-                self.acls.release(existing.acl)
-                existing.acl = acl
+            return type_, ErrorCode.NONODE, path, b"", _UNCOUNTED
+        acl = self.acls.shared(acl)
+        if path in nodes and not self._replaces(path, nodes[path], parent, acl):
             if type_ == _CREATE:
-                self._raise_cversion(parent_path, parent, record.parent_c_version, zxid)
-            return OpResult(type_, _NODEEXISTS, path, None)
-        self._raise_cversion(parent_path, parent, record.parent_c_version, zxid)
-        node = Node(record.data, acl, owner, zxid, txn.time)
-        self.attach(path, node)
+                self._raise_cversion(parent_path, parent, cversion, zxid, None)
+            return type_, ErrorCode.NODEEXISTS, path, b"", _UNCOUNTED
+        self._raise_cversion(
+            parent_path, parent, cversion, zxid, None if prepared is None else prepared.parent
+        )
+        node = Node(data, acl, owner, zxid, txn.time)
+        if prepared is not None:
+            node.digest = prepared.digest
+        self._link(path, parent)
+        self._enter(path, node)
         # Compat: of a stats node the reply shows the data as sent, the tree already holds what was counted.
-        stat = None if type_ == _CREATE else self.stat(node)
-        self._account_create(path, parent_path, path[slash + 1 :], node)
+        stat = b"" if type_ == _CREATE else self.stat(node)
+        if parent_path.startswith(QUOTA_ROOT):
+            self._register_quota(parent_path[len(QUOTA_ROOT) :], path[slash + 1 :])
+        size = 0 if node.data is None else len(node.data)
+        if self.quotas.paths:
+            self._account(path, 1, size)
         if changes is not None:
             changes.append((_CREATED, path, acl))
             changes.append((_CHILDREN_CHANGED, parent_path or ROOT, parent.acl))
-        return OpResult(type_, _OK, path, stat, 0 if node.data is None else len(node.data))
+        return type_, _OK, path, stat, size
 
-    def _raise_cversion(self, path: str, parent: Node, cversion: int, zxid: int) -> None:
+    def _replaces(self, path: str, existing: Node, parent: Node, acl: AclList) -> bool:
+        """Fuzzy snapshot: the node of a create is there already. True: it is not the one, and is gone now."""
+        if parent.children is None or path not in parent.children:
+            # It outlived a parent that was deleted and made again, so this is not its create.
+            del self.nodes[path]
+            self._detach(path, existing)
+            return True
+        # The node may be a later incarnation, but its ACL reference may be stale.
+        if existing.acl is not acl:
+            acl.uses += 1
+            self.acls.release(existing.acl)
+            existing.acl = acl
+        return False
+
+    def _raise_cversion(
+        self, path: str, parent: Node, cversion: int, zxid: int, prepared: ChangeRecord | None
+    ) -> None:
         if cversion == -1:
             cversion = parent.cversion + 1  # logs older than 3.4 do not say
         if cversion > parent.cversion:
             before = node_digest(path, parent) if self.digest_enabled else 0
             parent.cversion = cversion
             parent.pzxid = zxid
-            self._changed(path, parent, before)
+            self._changed(path, parent, before, prepared)
 
-    def _changed(self, path: str, node: Node, digest_before: int) -> None:
+    def _changed(self, path: str, node: Node, digest_before: int, prepared: ChangeRecord | None) -> None:
+        """Account for new fields of `node`."""
         node.stat = None
         if self.digest_enabled:
-            node.digest = None
-            self.digest = wrap64(self.digest - digest_before + node_digest(path, node))
+            # After a sequence overflow the record has another cversion than the node, and so another digest.
+            digest = None
+            if prepared is not None and prepared.cversion == node.cversion:
+                digest = prepared.digest
+            node.digest = digest
+            self.digest += (node_digest(path, node) if digest is None else digest) - digest_before
 
-    def _account_create(self, path: str, parent_path: str, name: str, node: Node) -> None:
-        if parent_path.startswith(QUOTA_ROOT):
-            quota_path = parent_path[len(QUOTA_ROOT) :]
-            if name == LIMIT_NAME:
-                self.quotas.add(quota_path)
-            elif name == STATS_NAME:
-                self.recount_quota(quota_path)
+    def _register_quota(self, quota_path: str, name: str) -> None:
+        if name == LIMIT_NAME:
+            self.quotas.add(quota_path)
+        elif name == STATS_NAME:
+            self.recount_quota(quota_path)
+
+    def _account(self, path: str, count: int, size: int) -> None:
+        """Nodes came, went or changed their size in bytes at `path`."""
         prefix = self.quotas.deepest_prefix(path)
         if prefix is not None:
-            self._add_usage(prefix, 1, 0 if node.data is None else len(node.data))
+            self._add_usage(prefix, count, size)
 
     def recount_quota(self, path: str) -> None:
         """Write the usage of the subtree at `path`, the node itself included, into its stats node."""
@@ -517,37 +597,40 @@ class DataTree:
         stats.data = track.encode()
         stats.stat = None
 
-    def _delete(self, path: str, zxid: int, changes: list[Change] | None) -> int:
+    def _delete(
+        self, type_: int, path: str, zxid: int, prepared: ChangeRecord | None, changes: list[Change] | None
+    ) -> OpResult:
+        """`prepared` is the record of the parent here."""
         slash = path.rindex("/")
         parent_path = path[:slash]
         parent = self.nodes.get(parent_path)
         if parent is None:
-            return _NONODE
+            return type_, ErrorCode.NONODE, path, b"", _UNCOUNTED
         # Also when the node is already gone: a fuzzy snapshot may hold the parent from before.
         before = node_digest(parent_path, parent) if self.digest_enabled else 0
         if parent.children is not None:
             parent.children.pop(path, None)
             if not parent.children:
                 parent.children = None
-        parent.pzxid = max(parent.pzxid, zxid)
-        self._changed(parent_path, parent, before)
+        if zxid > parent.pzxid:  # noqa: PLR1730  a comparison is cheaper than a call
+            parent.pzxid = zxid
+        self._changed(parent_path, parent, before, prepared)
         node = self.nodes.pop(path, None)
         if node is None:
-            return _NONODE
+            return type_, ErrorCode.NONODE, path, b"", _UNCOUNTED
         self._detach(path, node)
-        if path[slash + 1 :] == LIMIT_NAME and parent_path.startswith(QUOTA_ROOT):
+        if parent_path.startswith(QUOTA_ROOT) and path[slash + 1 :] == LIMIT_NAME:
             self.quotas.discard(parent_path[len(QUOTA_ROOT) :])
-        prefix = self.quotas.deepest_prefix(path)
-        if prefix is not None:
-            self._add_usage(prefix, -1, -len(node.data or b""))
+        if self.quotas.paths:
+            self._account(path, -1, -len(node.data or b""))
         if changes is not None:
             changes.append((_DELETED, path, node.acl))
             changes.append((_CHILDREN_CHANGED, parent_path or ROOT, parent.acl))
-        return _OK
+        return type_, _OK, path, b"", 0
 
     def _detach(self, path: str, node: Node) -> None:
         if self.digest_enabled:
-            self.digest = wrap64(self.digest - node_digest(path, node))
+            self.digest -= node_digest(path, node)
         self.acls.release(node.acl)
         self.data_size -= len(path) + len(node.data or b"")
         owner = node.owner
@@ -565,45 +648,47 @@ class DataTree:
                 del owned[path]
                 self.ephemeral_count -= 1
 
-    def _set_data(self, type_: int, record: Any, txn: Txn, changes: list[Change] | None) -> OpResult:
-        path = record.path
+    def _set_data(
+        self,
+        type_: int,
+        path: str,
+        data: bytes | None,
+        version: int,
+        txn: Txn,
+        prepared: ChangeRecord | None,
+        changes: list[Change] | None,
+    ) -> OpResult:
         node = self.nodes.get(path)
         if node is None:
-            return OpResult(type_, _NONODE, path, None)
-        digest_enabled = self.digest_enabled
-        before = node_digest(path, node) if digest_enabled else 0
-        data = record.data
+            return type_, ErrorCode.NONODE, path, b"", _UNCOUNTED
+        before = node_digest(path, node) if self.digest_enabled else 0
+        old = node.data
         size = 0 if data is None else len(data)
-        grown = size - (0 if node.data is None else len(node.data))
+        grown = size if old is None else size - len(old)
         node.data = data
         node.mtime = txn.time
         node.mzxid = txn.zxid
-        node.version = record.version
-        node.stat = None
-        if digest_enabled:
-            node.digest = None
-            self.digest = wrap64(self.digest - before + node_digest(path, node))
+        node.version = version
+        self._changed(path, node, before, prepared)
         self.data_size += grown
         if self.quotas.paths:
-            prefix = self.quotas.deepest_prefix(path)
-            if prefix is not None:
-                self._add_usage(prefix, 0, grown)
+            self._account(path, 0, grown)
         if changes is not None:
             changes.append((_DATA_CHANGED, path, node.acl))
-        return OpResult(type_, _OK, path, self.stat(node), size)
+        return type_, _OK, path, self.stat(node), size if type_ == _SET_DATA else _UNCOUNTED
 
-    def _set_acl(self, type_: int, record: Any) -> OpResult:
-        node = self.nodes.get(record.path)
+    def _set_acl(self, path: str, acl: AclList, version: int) -> OpResult:
+        node = self.nodes.get(path)
         if node is None:
-            return OpResult(type_, _NONODE, record.path, None)
-        before = node_digest(record.path, node) if self.digest_enabled else 0
-        acl = self.acls.intern(record.acl)
+            return _SET_ACL, ErrorCode.NONODE, path, b"", _UNCOUNTED
+        before = node_digest(path, node) if self.digest_enabled else 0
+        acl = self.acls.shared(acl)
         acl.uses += 1
         self.acls.release(node.acl)
         node.acl = acl
-        node.aversion = record.version
-        self._changed(record.path, node, before)
-        return OpResult(type_, _OK, record.path, self.stat(node))
+        node.aversion = version
+        self._changed(path, node, before, None)
+        return _SET_ACL, _OK, path, self.stat(node), _UNCOUNTED
 
     def drop_orphans(self, sessions: Container[int]) -> int:
         """Delete ephemerals of sessions that are not in the session table, as Apache does after loading.
@@ -630,15 +715,15 @@ class DataTree:
             if node is not None and node.children:
                 below.extend(node.children)
         for child in reversed(below[1:]):
-            self._delete(child, self.last_zxid, None)
+            self._delete(_DELETE, child, self.last_zxid, None, None)
 
     def _close_session(
-        self, session_id: int, paths: Iterable[str] | None, zxid: int, changes: list[Change] | None
+        self, session_id: int, paths: Iterable[str | None] | None, zxid: int, changes: list[Change] | None
     ) -> None:
-        listed = list(paths or ())
-        for path in listed:
-            self._delete(path, zxid, changes)
+        for path in paths or ():
+            assert path is not None
+            self._delete(_DELETE, path, zxid, None, changes)
         # What the leader did not list can only be there over a fuzzy snapshot or an old log.
-        for path in self.ephemerals_of(session_id):
-            self._delete(path, zxid, changes)
+        for left in self.ephemerals_of(session_id):
+            self._delete(_DELETE, left, zxid, None, changes)
         self.ephemerals.pop(session_id, None)

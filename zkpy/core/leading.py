@@ -8,7 +8,7 @@ Invariant: a txn is applied only after a quorum has it on disk, and in zxid orde
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from zkpy.core.local_sessions import wants_ephemeral
 from zkpy.core.passwords import first_session_id
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from zkpy.core.txn import Txn
     from zkpy.core.zab.proposals import Quorum
 
-_NO_HEADER = bytes(HEADER_BYTES)
-_TIMEOUT = struct.Struct(">i")
-_COUNTER_MASK = 0xFFFFFFFF
+_NO_HEADER: Final = bytes(HEADER_BYTES)
+_TIMEOUT: Final = struct.Struct(">i")
+_COUNTER_MASK: Final = 0xFFFFFFFF
 _SERVER_SHIFT = 56  # the id of the server that made a session is its top byte
 _BYTE = 0xFF
 # What only the connection that owns the session may ask for (checkSession in Apache's PrepRequestProcessor).
-_OWNED_OPS = frozenset(
+_OWNED_OPS: Final = frozenset(
     (
         OpCode.CREATE,
         OpCode.CREATE2,
@@ -286,7 +286,7 @@ class LeadingService(Service):
                 self.database.committed_log.append(txn)
                 broadcaster.committed(txn)
             self._commit(request, mono_ms)
-            changes.applied(request.undo, txn.zxid)
+            changes.applied(txn)
         if committed:
             self._note_commits(committed, mono_ms)
 

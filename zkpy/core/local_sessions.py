@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zkpy.core.acl import AclReader
 from zkpy.core.errors import KeeperError
 from zkpy.core.pipeline.multi import read_write_ops
 from zkpy.core.pipeline.reads import HEADER_BYTES
@@ -83,8 +84,8 @@ def wants_ephemeral(request: Request) -> bool:
             return create.flags in _EPHEMERAL_FLAGS
         if request.op == OpCode.MULTI:
             return any(
-                type_ in _PLAIN_CREATES and op.flags in _EPHEMERAL_FLAGS
-                for type_, op in read_write_ops(request.frame, HEADER_BYTES)
+                op.type in _PLAIN_CREATES and op.number in _EPHEMERAL_FLAGS
+                for op in read_write_ops(request.frame, HEADER_BYTES, AclReader())
             )
     except (DecodeError, KeeperError):
         return False

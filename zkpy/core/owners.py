@@ -7,16 +7,18 @@ container, a top byte of 0xFF marks an extended type whose only feature so far i
 
 from __future__ import annotations
 
+from typing import Final
+
 from zkpy.core.types import wrap64
 
-ORDINARY = 0
-EPHEMERAL = 1
-CONTAINER = 2
-TTL = 3
+ORDINARY: Final = 0
+EPHEMERAL: Final = 1
+CONTAINER: Final = 2
+TTL: Final = 3
 
-CONTAINER_OWNER = -(1 << 63)
-TTL_MAX_MS = (1 << 40) - 1
-_EXTENDED_MARK = 0xFF
+CONTAINER_OWNER: Final = -(1 << 63)
+TTL_MAX_MS: Final = (1 << 40) - 1
+_EXTENDED_MARK: Final = 0xFF
 
 
 def ttl_owner(ttl_ms: int) -> int:

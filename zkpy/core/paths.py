@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
-ROOT = "/"
-CONFIG_NODE = "/zookeeper/config"
-QUOTA_ROOT = "/zookeeper/quota"
-RESERVED = ("/", "/zookeeper", QUOTA_ROOT, CONFIG_NODE)
+ROOT: Final = "/"
+CONFIG_NODE: Final = "/zookeeper/config"
+QUOTA_ROOT: Final = "/zookeeper/quota"
+RESERVED: Final = ("/", "/zookeeper", QUOTA_ROOT, CONFIG_NODE)
 
 # Compat: what PathUtils of Apache refuses. Java counts UTF-16 units, so every code point above U+FFFF is
 # refused through its surrogates; private use and the specials at the end of the plane go with them.
-_FORBIDDEN = re.compile(
+_FORBIDDEN: Final = re.compile(
     # Written with chr: a compiler such as mypyc takes no surrogates in a literal.
     f"[\x00-\x1f\x7f-\x9f{chr(0xD800)}-{chr(0xF8FF)}{chr(0xFFF0)}-{chr(0xFFFF)}{chr(0x10000)}-{chr(0x10FFFF)}]"
 )
-_ODD_COMPONENT = re.compile(r"//|/\.(?:/|$)|/\.\.(?:/|$)")
+_ODD_COMPONENT: Final = re.compile(r"//|/\.(?:/|$)|/\.\.(?:/|$)")
 
 
 def is_valid(path: str | None) -> bool:
@@ -24,7 +25,7 @@ def is_valid(path: str | None) -> bool:
         return False
     if path == "/":
         return True
-    if path[-1] == "/" or _FORBIDDEN.search(path):
+    if path[-1] == "/" or not ((path.isascii() and path.isprintable()) or _FORBIDDEN.search(path) is None):
         return False
     return ("/." not in path and "//" not in path) or _ODD_COMPONENT.search(path) is None
 

@@ -7,15 +7,15 @@ the numbers, the pipeline enforces the limits.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from zkpy.core.paths import QUOTA_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIMIT_NAME = "zookeeper_limits"
-STATS_NAME = "zookeeper_stats"
+LIMIT_NAME: Final = "zookeeper_limits"
+STATS_NAME: Final = "zookeeper_stats"
 
 _SEPARATORS = re.compile("[,;]+")
 _LONG = re.compile(r"[+-]?[0-9]+\Z")

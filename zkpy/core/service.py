@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from zkpy.core.acl import AccessRules, AclProviders, in_hash_order
 from zkpy.core.data_tree import DataTree
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from zkpy.core.txn import Txn
     from zkpy_protocol.records import ConnectRequest
 
-_HEADER = struct.Struct(">ii").unpack_from
-_UNIMPLEMENTED_ZXID = -1
-_AUTH_ZXID = 0
+_HEADER: Final = struct.Struct(">ii").unpack_from
+_UNIMPLEMENTED_ZXID: Final = -1
+_AUTH_ZXID: Final = 0
 
-OP_NAMES = {
+OP_NAMES: Final = {
     OpCode.CREATE_SESSION: "SESS",
     OpCode.PING: "PING",
     OpCode.CREATE: "CREA",

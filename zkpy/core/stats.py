@@ -5,9 +5,11 @@ Values are ms unless said otherwise. Nothing here reads a clock.
 
 from __future__ import annotations
 
+from typing import Final
+
 from zkpy_protocol.opcodes import EventType
 
-_SAMPLES_MAX = 1024  # enough for a p999 that is more than the maximum
+_SAMPLES_MAX: Final = 1024  # enough for a p999 that is more than the maximum
 
 
 class Summary:
@@ -231,19 +233,11 @@ class CoreStats:
 
     def note_read(self, path: str, size: int) -> None:
         """A node was read: `size` bytes of data and Stat, to which the length of its path is added."""
-        end = path.find("/", 1)
-        summary = self.read_per_namespace.get(path[1:end] if end > 0 else path[1:])
-        if summary is None:
-            summary = _namespace(self.read_per_namespace, path)
-        summary.add(len(path) + size)
+        _note_access(self.read_per_namespace, path, size)
 
     def note_write(self, path: str, size: int) -> None:
         """A node was written with `size` bytes of data, to which the length of its path is added."""
-        end = path.find("/", 1)
-        summary = self.write_per_namespace.get(path[1:end] if end > 0 else path[1:])
-        if summary is None:
-            summary = _namespace(self.write_per_namespace, path)
-        summary.add(len(path) + size)
+        _note_access(self.write_per_namespace, path, size)
 
     def note_response(self, size: int) -> None:
         """One reply of `size` bytes, without its length prefix."""
@@ -255,11 +249,21 @@ class CoreStats:
             self.min_response_bytes = size
 
 
-def _namespace(summaries: dict[str, Summary], path: str) -> Summary:
-    """The summary of a path's first component, made now. The root is not counted."""
+def _note_access(summaries: dict[str, Summary], path: str, size: int) -> None:
+    """Count for the first component of `path`. The root is not counted."""
+    size += len(path)
     end = path.find("/", 1)
     namespace = path[1:end] if end > 0 else path[1:]
-    summary = Summary()
-    if namespace:
-        summaries[namespace] = summary
-    return summary
+    summary = summaries.get(namespace)
+    if summary is None:
+        if namespace:
+            summaries[namespace] = summary = Summary()
+            summary.add(size)
+        return
+    # Summary.add once more, in place: this is called for every request.
+    if size < summary.min:
+        summary.min = size
+    elif size > summary.max:
+        summary.max = size
+    summary.count += 1
+    summary.sum += size

@@ -7,15 +7,18 @@ logged, proposed and sent to learners.
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from zkpy_protocol.txns import decode_fields, encode_record
 
-DIGEST_VERSION = 2
+if TYPE_CHECKING:
+    from zkpy.core.pipeline.changes import ChangeRecord
 
-# TxnHeader and TxnDigest; encoded for every write, so without making the records.
-_HEADER = struct.Struct(">qiqqi").pack
-_DIGEST = struct.Struct(">iq").pack
+DIGEST_VERSION: Final = 2
+
+# Encoded for every write, so without making the records.
+TXN_HEADER: Final = struct.Struct(">qiqqi").pack
+TXN_DIGEST: Final = struct.Struct(">iq").pack
 
 
 class Txn:
@@ -25,13 +28,13 @@ class Txn:
         client_id: session that asked for it.
         cxid: xid of the request, 0 for what the server does itself.
         time: wall clock of the proposer, ms since 1970.
-        record: the record class that belongs to `type`, None where the log holds none.
         digest: tree digest after this txn as the proposer computed it, None where there is none.
         payload: ``TxnHeader record [TxnDigest]``.
-        members: type and record of each member of a multi that was prepared here; None when it has to be decoded.
+        prepared: what each operation leaves, None for one that changes nothing, where this server made the txn; the tree
+            takes it over instead of computing it again. None for a txn that came from elsewhere.
     """
 
-    __slots__ = ("client_id", "cxid", "digest", "members", "payload", "record", "time", "type", "zxid")
+    __slots__ = ("_record", "client_id", "cxid", "digest", "payload", "prepared", "time", "type", "zxid")
 
     def __init__(
         self,
@@ -43,27 +46,35 @@ class Txn:
         record: Any,
         digest: int | None,
         payload: bytes,
+        prepared: list[ChangeRecord | None] | None = None,
     ) -> None:
         self.client_id = client_id
         self.cxid = cxid
         self.zxid = zxid
         self.time = time
         self.type = type_
-        self.record = record
+        self._record = record
         self.digest = digest
         self.payload = payload
-        self.members: list[tuple[int, Any]] | None = None
+        self.prepared = prepared
+
+    @property
+    def record(self) -> Any:
+        """The record that belongs to `type`, None where the log holds none."""
+        if self._record is None and self.prepared is not None:
+            self._record = decode_fields(self.payload)[5]
+        return self._record
 
     @classmethod
     def make(
         cls, client_id: int, cxid: int, zxid: int, time: int, type_: int, record: Any, digest: int | None
     ) -> Txn:
         """Encode a new txn."""
-        payload = _HEADER(client_id, cxid, zxid, time, type_)
+        payload = TXN_HEADER(client_id, cxid, zxid, time, type_)
         if record is not None:
             payload += encode_record(type_, record)
             if digest is not None:
-                payload += _DIGEST(DIGEST_VERSION, digest)
+                payload += TXN_DIGEST(DIGEST_VERSION, digest)
         else:
             # Behind a closeSession without record a digest would be taken for the record.
             assert digest is None

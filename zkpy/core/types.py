@@ -6,10 +6,12 @@ computed value that can leave its width passes through `wrap32` or `wrap64`.
 
 from __future__ import annotations
 
-_HALF32 = 1 << 31
-_MASK32 = (1 << 32) - 1
-_HALF64 = 1 << 63
-_MASK64 = (1 << 64) - 1
+from typing import Final
+
+_HALF32: Final = 1 << 31
+_MASK32: Final = (1 << 32) - 1
+_HALF64: Final = 1 << 63
+_MASK64: Final = (1 << 64) - 1
 
 
 def wrap32(value: int) -> int:

@@ -8,7 +8,7 @@ one trigger are told in the order in which they registered.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from zkpy.core.errors import KeeperError
 from zkpy.core.link import DROPPED
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from zkpy.core.stats import CoreStats
     from zkpy_protocol.records import SetWatches
 
-STANDARD = 1
-PERSISTENT = 2
-RECURSIVE = 4
-NULL_PATH = "null"
+STANDARD: Final = 1
+PERSISTENT: Final = 2
+RECURSIVE: Final = 4
+NULL_PATH: Final = "null"
 """Stand-in for a null path, which Apache takes for a persistent watch that never fires, and shows so."""
-ANY_MODE = STANDARD | PERSISTENT | RECURSIVE
+ANY_MODE: Final = STANDARD | PERSISTENT | RECURSIVE
 
-_EVENT = struct.Struct(">iiqiiii").pack
-_EVENT_FIXED = 28  # reply header, type, state, path length
-_CATCH_UP_ZXID = -1
+_EVENT: Final = struct.Struct(">iiqiiii").pack
+_EVENT_FIXED: Final = 28  # reply header, type, state, path length
+_CATCH_UP_ZXID: Final = -1
 
 
 class WatchTable:

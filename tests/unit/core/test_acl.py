@@ -234,3 +234,37 @@ def test_identities_stand_in_the_order_of_a_java_hash_set(count: int, order: str
     found = in_hash_order([*ids, *ids])
     names = ["ip" if id_.scheme == "ip" else (id_.id or "").removeprefix("user") for id_ in found]
     assert " ".join(names) == order
+
+
+def test_the_table_has_the_list_of_a_view_whatever_has_happened_since() -> None:
+    table = AclTable()
+    view = table.view([ACL(1, BOB)])
+    shared = table.shared(view)
+    assert table.by_id(1) is shared
+    shared.uses += 1
+    assert table.view([ACL(1, BOB)]) is shared
+    assert table.shared(shared) is shared
+    table.release(shared)
+    assert table.shared(shared).id == 2, "the old one has left the table"
+
+
+def test_a_list_knows_its_bytes() -> None:
+    entries = (ACL(31, ANYONE), ACL(-1, Id(None, "")))
+    raw = b"\0\0\0\x1f\0\0\0\x05world\0\0\0\x06anyone\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0"
+    assert AclList(1, entries).encoded == b"\0\0\0\x02" + raw
+    assert AclList(1, ()).encoded == b"\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("entries", "depends"),
+    [
+        (None, False),
+        ([], False),
+        ([ACL(31, ANYONE), ACL(1, BOB)], False),
+        ([ACL(1, BOB), ACL(31, Id("auth", ""))], True),
+    ],
+)
+def test_only_auth_entries_become_something_else_for_everybody(
+    entries: list[ACL] | None, depends: bool
+) -> None:
+    assert RULES.depends_on_caller(entries) is depends

@@ -47,9 +47,10 @@ def apply(
     number = tree.last_zxid + 1 if zxid is None else zxid
     changes: list[Change] = []
     txn = Txn.make(session, 1, number, TIME + number, type_, record, None)
-    err, _, _ = tree.apply(txn, changes)
+    single, results = tree.apply(txn, changes)
     check_consistent(tree)
-    return err, changes
+    errors = [err for _, err, *_ in ([single] if single else results) if err]
+    return errors[0] if errors else 0, changes
 
 
 def created(path: str, cversion: int = 1, *, data: bytes | None = b"", ephemeral: bool = False) -> CreateTxn:
@@ -227,6 +228,14 @@ def test_close_session_deletes_what_is_listed_and_what_is_left() -> None:
     assert tree.get("/c") is not None
 
 
+def test_3145_2355_close_session_deletes_what_is_listed_even_where_it_is_gone() -> None:
+    """Over a fuzzy snapshot that was finished later: the parent's pzxid says that a child went."""
+    tree = new_tree()
+    apply(tree, OpCode.CREATE, created("/a"))
+    assert apply(tree, OpCode.CLOSE_SESSION, CloseSessionTxn(["/a/gone"]), zxid=9) == (0, [])
+    assert (tree.nodes["/a"].pzxid, tree.nodes["/a"].cversion) == (9, 0)
+
+
 def test_close_session_without_a_record_deletes_what_the_session_owns() -> None:
     tree = new_tree()
     apply(tree, OpCode.CREATE, created("/a", ephemeral=True))
@@ -263,14 +272,23 @@ def test_a_failed_multi_changes_nothing_and_gives_the_code_of_each_member() -> N
     )
     changes: list[Change] = []
     txn = Txn.make(SESSION, 1, 1, TIME, OpCode.MULTI, record, None)
-    err, results, single = tree.apply(txn, changes)
-    assert (err, single, changes) == (ErrorCode.NONODE, None, [])
-    assert results is not None
-    assert [(r.type, r.err) for r in results] == [(-1, 0), (-1, ErrorCode.NONODE), (-1, -2)]
+    single, results = tree.apply(txn, changes)
+    assert (single, changes) == (None, [])
+    assert [result[:2] for result in results] == [(-1, 0), (-1, ErrorCode.NONODE), (-1, -2)]
     assert tree.get("/a") is None
 
 
 # -- what is triggered
+
+
+def test_3127_the_last_zxid_moves_behind_a_whole_multi_only() -> None:
+    """Whoever looks at it in between must not take a half for the whole, as a snapshot's name would."""
+    tree = new_tree()
+    apply(tree, OpCode.CREATE, created("/a"), zxid=5)
+    half = [member(OpCode.CREATE, created("/b", 2)), MultiMember(OpCode.DELETE, b"\0")]
+    with pytest.raises(DecodeError):
+        apply(tree, OpCode.MULTI, MultiTxn(half), zxid=6)
+    assert tree.last_zxid == 5
 
 
 def test_a_change_says_which_acl_decides_who_may_hear_of_it() -> None:

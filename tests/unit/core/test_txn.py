@@ -51,3 +51,10 @@ def test_a_digest_without_a_record_is_a_mistake_of_ours() -> None:
 def test_what_is_no_txn_cannot_be_decoded(payload: bytes) -> None:
     with pytest.raises(DecodeError):
         Txn.from_payload(payload)
+
+
+def test_the_record_of_a_txn_that_was_prepared_here_is_in_its_payload() -> None:
+    payload = Txn.make(5, 6, 7, 8, OpCode.CREATE, RECORD, -9).payload
+    assert Txn(5, 6, 7, 8, OpCode.CREATE, None, -9, payload, []).record == RECORD
+    payload = Txn.make(5, 0, 7, 8, OpCode.CLOSE_SESSION, None, None).payload
+    assert Txn(5, 0, 7, 8, OpCode.CLOSE_SESSION, None, None, payload, []).record is None

@@ -6,7 +6,8 @@ reply, and nothing is queued between them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import struct
+from typing import TYPE_CHECKING, Final
 
 from zkpy.core.link import CLOSE_AFTER_FLUSH, OPEN
 from zkpy.core.passwords import PASSWORD_BYTES, session_password
@@ -16,9 +17,7 @@ from zkpy.core.pipeline.reads import REPLY_HEADER_BYTES, reply_frame
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import (
     ConnectResponse,
-    CreateResponse,
     encode_connect_response,
-    encode_create_response,
 )
 
 if TYPE_CHECKING:
@@ -30,18 +29,10 @@ if TYPE_CHECKING:
     from zkpy.core.txn import Txn
     from zkpy.core.watch_manager import WatchManager
 
-_COUNTED_WRITES = frozenset(
-    (
-        OpCode.CREATE,
-        OpCode.CREATE2,
-        OpCode.CREATE_CONTAINER,
-        OpCode.CREATE_TTL,
-        OpCode.DELETE,
-        OpCode.DELETE_CONTAINER,
-        OpCode.SET_DATA,
-    )
-)
-_CREATES_WITH_STAT = (OpCode.CREATE2, OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL)
+_INT: Final = struct.Struct(">i").pack
+_REPLY: Final = struct.Struct(">iiqi").pack
+_CREATES: Final = (OpCode.CREATE, OpCode.CREATE2, OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL)
+_CREATES_WITH_STAT: Final = (OpCode.CREATE2, OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL)
 
 
 class FinalStage:
@@ -63,47 +54,58 @@ class FinalStage:
         assert txn is not None
         watches = self._watches
         changes: list[Change] | None = [] if watches else None
-        err, results, single = self._tree.apply(txn, changes)
+        single, results = self._tree.apply(txn, changes)
         if changes:
             watches.fire(changes, txn.zxid)
         link = request.link
         if link is not None and link.state >= CLOSE_AFTER_FLUSH:
             link = None
+        stats = self._stats
         if single is None:
-            for member in results or ():
-                self._note_write(member)
-            if err == ErrorCode.SESSIONMOVED and link is not None:
-                self._answer_error(link, request, err)
-            elif link is not None:
-                self._reply(link, request.xid, _multi_body(results or []))
-        elif single.type in _COUNTED_WRITES:
-            self._note_write(single)
+            for _, _, path, _, size in results:
+                if size >= 0:
+                    stats.note_write(path, size)
             if link is not None:
-                self._reply(link, request.xid, _single_body(single))
-        else:
+                self._reply_multi(link, request, results)
+            return
+        type_, _, path, stat, size = single
+        if size < 0:
             self._finish(txn, request, single, link)
+            return
+        stats.note_write(path, size)
+        if link is not None:
+            self._reply(link, request.xid, _body(type_, path, stat))
+
+    def _reply_multi(self, link: ClientLink, request: Request, results: list[OpResult]) -> None:
+        if results and results[-1][0] == OpCode.ERROR:
+            first = next(err for _, err, *_ in results if err)
+            if first == ErrorCode.SESSIONMOVED:
+                self._answer_error(link, request, first)
+                return
+        self._reply(link, request.xid, result_list(map(_member, results)))
 
     def _finish(self, txn: Txn, request: Request, done: OpResult, link: ClientLink | None) -> None:
-        """Errors, sessions and what changes no data."""
-        if done.type == OpCode.CREATE_SESSION:
+        """Errors, sessions and what writes no data."""
+        type_, err, path, stat, _ = done
+        if type_ == OpCode.CREATE_SESSION:
             self._sessions.commit(txn.client_id, txn.record.time_out)
             if link is not None:
                 open_session(link)
             return
-        if done.type == OpCode.CLOSE_SESSION:
+        if type_ == OpCode.CLOSE_SESSION:
             self._sessions.remove(txn.client_id)
-            for path in (txn.record and txn.record.paths2_delete) or ():
-                self._stats.note_write(path, 0)
+            for deleted in (txn.record and txn.record.paths2_delete) or ():
+                self._stats.note_write(deleted, 0)
         if link is None:
             return
-        if done.type == OpCode.ERROR:
-            self._answer_error(link, request, done.err)
+        if type_ == OpCode.ERROR:
+            self._answer_error(link, request, err)
             return
-        if done.type == OpCode.RECONFIG:
-            self._reply(link, request.xid, _data_body(txn.record.data, done.stat or b""))
+        if type_ == OpCode.RECONFIG:
+            self._reply(link, request.xid, _data_body(txn.record.data, stat))
             return
-        self._reply(link, request.xid, _single_body(done))
-        if done.type == OpCode.CLOSE_SESSION:
+        self._reply(link, request.xid, _body(type_, path, stat))
+        if type_ == OpCode.CLOSE_SESSION:
             link.close_after_flush()
 
     def answer_refused(self, link: ClientLink, request: Request) -> None:
@@ -120,43 +122,30 @@ class FinalStage:
         self._stats.note_response(REPLY_HEADER_BYTES)
 
     def _reply(self, link: ClientLink, xid: int, body: bytes) -> None:
-        frame = reply_frame(xid, self._tree.last_zxid, ErrorCode.OK, body)
-        link.send(frame)
-        self._stats.note_response(len(frame) - 4)
-
-    def _note_write(self, done: OpResult) -> None:
-        if done.type in _COUNTED_WRITES and not done.err:
-            path = done.path
-            assert path is not None
-            self._stats.note_write(path, done.size)
+        size = REPLY_HEADER_BYTES + len(body)
+        link.send(_REPLY(size, xid, self._tree.last_zxid, 0) + body)
+        self._stats.note_response(size)
 
 
-def _single_body(done: OpResult) -> bytes:
-    if done.type == OpCode.SET_DATA:
-        return done.stat or b""
-    if done.type == OpCode.CREATE:
-        return encode_create_response(CreateResponse(done.path))
-    if done.type in _CREATES_WITH_STAT:
-        assert done.stat is not None
-        return encode_create_response(CreateResponse(done.path)) + done.stat
-    return done.stat or b""
+def _body(type_: int, path: str, stat: bytes) -> bytes:
+    """The record of a reply, or of a successful entry of a result list."""
+    if type_ in _CREATES:
+        raw = path.encode()
+        return _INT(len(raw)) + raw + stat
+    return stat
 
 
 def _data_body(data: bytes, stat: bytes) -> bytes:
     """A GetDataResponse."""
-    return len(data).to_bytes(4, "big") + data + stat
-
-
-def _multi_body(results: list[OpResult]) -> bytes:
-    return result_list([_member(done) for done in results])
+    return _INT(len(data)) + data + stat
 
 
 def _member(done: OpResult) -> bytes:
-    if done.type == OpCode.ERROR:
-        return error_result(done.err)
+    type_, err, path, stat, _ = done
+    if type_ == OpCode.ERROR:
+        return error_result(err)
     # Compat: containers and TTL nodes answer as create2.
-    type_ = OpCode.CREATE2 if done.type in _CREATES_WITH_STAT else done.type
-    return result(type_, _single_body(done))
+    return result(OpCode.CREATE2 if type_ in _CREATES_WITH_STAT else type_, _body(type_, path, stat))
 
 
 def open_session(link: ClientLink) -> None:

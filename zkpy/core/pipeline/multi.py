@@ -6,73 +6,130 @@ uses a zxid.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import struct
+from typing import TYPE_CHECKING, Final
 
 from zkpy.core.errors import KeeperError
 from zkpy_protocol.errors import DecodeError
-from zkpy_protocol.multi import MULTI_END, iter_multi_request
+from zkpy_protocol.multi import MULTI_END
 from zkpy_protocol.opcodes import CreateFlags, ErrorCode, OpCode
-from zkpy_protocol.records import (
-    CreateRequest,
-    ErrorResponse,
-    MultiHeader,
-    encode_error_response,
-    encode_multi_header,
-)
+from zkpy_protocol.requests import read_int, read_long, read_path_and_data, read_path_and_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-READ_OPS = (OpCode.GET_DATA, OpCode.GET_CHILDREN)
-_CREATE_OPS = (OpCode.CREATE, OpCode.CREATE2, OpCode.CREATE_CONTAINER)
-_TTL_FLAGS = (CreateFlags.PERSISTENT_WITH_TTL, CreateFlags.PERSISTENT_SEQUENTIAL_WITH_TTL)
+    from zkpy.core.acl import AclReader, RequestedAcl
+
+READ_OPS: Final = (OpCode.GET_DATA, OpCode.GET_CHILDREN)
+_CREATE_OPS: Final = (OpCode.CREATE, OpCode.CREATE2, OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL)
+_TTL_FLAGS: Final = (CreateFlags.PERSISTENT_WITH_TTL, CreateFlags.PERSISTENT_SEQUENTIAL_WITH_TTL)
+_HEADER: Final = struct.Struct(">i?i")
+_unpack_header: Final = _HEADER.unpack_from
+_ERROR_RESULT: Final = struct.Struct(">i?ii").pack
+NO_TTL: Final = -1
 
 
-def read_write_ops(frame: bytes, pos: int) -> list[tuple[int, Any]]:
-    """The operations of a multi as (txn type, request record).
+class WriteOp:
+    """One operation of a multi, as it was asked for.
+
+    Attributes:
+        type: txn type.
+        head: path, and data where there is any, as they stand in the request and will in the txn.
+        number: version of setData, delete and check, flags of a create.
+        acl: of a create.
+    """
+
+    __slots__ = ("acl", "data", "head", "number", "path", "ttl", "type")
+
+    def __init__(
+        self,
+        type_: int,
+        path: str,
+        data: bytes | None,
+        head: bytes,
+        number: int,
+        acl: RequestedAcl | None = None,
+        ttl: int = NO_TTL,
+    ) -> None:
+        self.type = type_
+        self.path = path
+        self.data = data
+        self.head = head
+        self.number = number
+        self.acl = acl
+        self.ttl = ttl
+
+
+def read_write_ops(frame: bytes, pos: int, acls: AclReader) -> list[WriteOp]:
+    """The operations of a multi.
 
     Raises:
         DecodeError: the request is refused and uses a zxid.
         KeeperError: it is refused before it gets one.
     """
-    ops: list[tuple[int, Any]] = []
-    op: Any
-    for header_type, op in iter_multi_request(frame, pos):
-        if header_type in READ_OPS:
-            raise DecodeError("a read in a multi")
-        type_ = header_type
-        if header_type in _CREATE_OPS:
-            type_ = _create_type(header_type, op)
-        elif header_type == OpCode.CREATE_TTL and op.flags not in _TTL_FLAGS:
-            type_ = OpCode.CREATE_CONTAINER if op.flags == CreateFlags.CONTAINER else OpCode.CREATE
-            op = CreateRequest(op.path, op.data, op.acl, op.flags)  # noqa: PLW2901  the ttl is ignored
-        ops.append((type_, op))
-    if any(op.path is None for _, op in ops):
+    ops: list[WriteOp] = []
+    has_null_path = False
+    while True:
+        try:
+            header_type, is_end, _ = _unpack_header(frame, pos)
+        except struct.error:
+            raise DecodeError("cut short: MultiHeader") from None
+        if is_end:
+            break
+        pos += _HEADER.size
+        start = pos
+        path: str | None
+        if header_type == OpCode.SET_DATA:
+            path, data, pos = read_path_and_data(frame, pos)
+            op = WriteOp(header_type, path or "", data, frame[start:pos], read_int(frame, pos))
+            pos += 4
+        elif header_type in (OpCode.DELETE, OpCode.CHECK):
+            path, version, pos = read_path_and_version(frame, pos)
+            op = WriteOp(header_type, path or "", None, frame[start : pos - 4], version)
+        elif header_type in _CREATE_OPS:
+            path, data, pos = read_path_and_data(frame, pos)
+            head = frame[start:pos]
+            acl, pos = acls.read(frame, pos)
+            flags = read_int(frame, pos)
+            pos += 4
+            ttl = NO_TTL
+            if header_type == OpCode.CREATE_TTL:
+                ttl = read_long(frame, pos)
+                pos += 8
+            op = WriteOp(_create_type(header_type, flags, acl), path or "", data, head, flags, acl, ttl)
+        else:
+            raise DecodeError(f"no write of a multi: {header_type}")
+        has_null_path |= path is None
+        ops.append(op)
+    if has_null_path:
+        # Last, because what else is wrong with the request goes before.
         raise DecodeError("null path in a multi")
     return ops
 
 
-def _create_type(header_type: int, op: Any) -> int:
-    """The flags decide, then the header; TTL flags have no ttl here."""
-    if not CreateFlags.PERSISTENT <= op.flags <= CreateFlags.PERSISTENT_SEQUENTIAL_WITH_TTL:
-        raise DecodeError(f"create flags {op.flags}")
-    if op.acl is None:
+def _create_type(header_type: int, flags: int, acl: RequestedAcl) -> int:
+    """The flags decide, then the header; TTL flags need a ttl, which others ignore."""
+    if header_type == OpCode.CREATE_TTL:
+        if flags in _TTL_FLAGS:
+            return OpCode.CREATE_TTL
+        return OpCode.CREATE_CONTAINER if flags == CreateFlags.CONTAINER else OpCode.CREATE
+    if not CreateFlags.PERSISTENT <= flags <= CreateFlags.PERSISTENT_SEQUENTIAL_WITH_TTL:
+        raise DecodeError(f"create flags {flags}")
+    if acl.entries is None:
         raise KeeperError(ErrorCode.MARSHALLINGERROR)
-    if op.flags in _TTL_FLAGS:
-        raise DecodeError(f"create flags {op.flags} without a ttl")
-    return OpCode.CREATE_CONTAINER if op.flags == CreateFlags.CONTAINER else header_type
+    if flags in _TTL_FLAGS:
+        raise DecodeError(f"create flags {flags} without a ttl")
+    return OpCode.CREATE_CONTAINER if flags == CreateFlags.CONTAINER else header_type
 
 
 def result(type_: int, body: bytes) -> bytes:
     """One successful entry of a result list."""
-    return encode_multi_header(MultiHeader(type_, False, 0)) + body
+    return _HEADER.pack(type_, False, 0) + body
 
 
 def error_result(code: int) -> bytes:
     """The entry of an operation that failed, or did not happen."""
-    return encode_multi_header(MultiHeader(OpCode.ERROR, False, code)) + encode_error_response(
-        ErrorResponse(code)
-    )
+    return _ERROR_RESULT(OpCode.ERROR, False, code, code)
 
 
 def result_list(results: Iterable[bytes]) -> bytes:

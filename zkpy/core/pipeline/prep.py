@@ -8,65 +8,71 @@ uses one. Knows nothing of logs, quorums and replies.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import struct
+from typing import TYPE_CHECKING, Final
 
 from zkpy.core import paths
+from zkpy.core.acl import AclReader
 from zkpy.core.errors import KeeperError
 from zkpy.core.owners import CONTAINER_OWNER, EPHEMERAL, TTL_MAX_MS, ttl_owner
-from zkpy.core.pipeline.changes import ChangeRecord, OutstandingChanges, child_count, revised
-from zkpy.core.pipeline.multi import read_write_ops
+from zkpy.core.pipeline.changes import OutstandingChanges
+from zkpy.core.pipeline.multi import NO_TTL, read_write_ops
 from zkpy.core.pipeline.reconfig import next_membership
-from zkpy.core.quotas import LIMIT_NAME, MalformedQuotaError, QuotaTrack, limits_path, stats_path
-from zkpy.core.txn import Txn
-from zkpy.core.types import wrap32
+from zkpy.core.quotas import MalformedQuotaError, QuotaTrack, limits_path, stats_path
+from zkpy.core.txn import DIGEST_VERSION, TXN_DIGEST, TXN_HEADER, Txn
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.opcodes import CreateFlags, ErrorCode, OpCode, Perms
 from zkpy_protocol.records import (
-    CheckVersionTxn,
     CloseSessionTxn,
-    CreateContainerTxn,
-    CreateSessionTxn,
-    CreateTTLTxn,
-    CreateTxn,
-    DeleteTxn,
-    ErrorTxn,
-    MultiTxn,
     SetACLTxn,
     SetDataTxn,
-    decode_create_request,
-    decode_create_ttl_request,
     decode_delete_container_request,
-    decode_delete_request,
     decode_reconfig_request,
     decode_set_acl_request,
-    decode_set_data_request,
+    encode_close_session_txn,
+    encode_set_acl_txn,
+    encode_set_data_txn,
 )
-from zkpy_protocol.records import Txn as TxnMember
-from zkpy_protocol.txns import encode_record
+from zkpy_protocol.requests import (
+    read_int,
+    read_long,
+    read_path_and_data,
+    read_path_and_version,
+    read_set_data,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zkpy.core.acl import AccessRules
+    from zkpy.core.acl import AccessRules, AclList, RequestedAcl
     from zkpy.core.data_tree import DataTree, Znode
+    from zkpy.core.pipeline.multi import WriteOp
     from zkpy.core.pipeline.reconfig import Ensemble
     from zkpy.core.pipeline.request import Request
     from zkpy.core.session_tracker import SessionTracker
     from zkpy.core.stats import CoreStats
-    from zkpy_protocol.records import Id, ReconfigRequest
+    from zkpy_protocol.records import Id, ReconfigRequest, SetACLRequest
 
-HEADER_BYTES = 8
-ANY_VERSION = -1
+HEADER_BYTES: Final = 8
+ANY_VERSION: Final = -1
 
-_EPHEMERAL_FLAGS = (CreateFlags.EPHEMERAL, CreateFlags.EPHEMERAL_SEQUENTIAL)
-_TTL_FLAGS = (CreateFlags.PERSISTENT_WITH_TTL, CreateFlags.PERSISTENT_SEQUENTIAL_WITH_TTL)
-_SEQUENTIAL_FLAGS = (
+_INT: Final = struct.Struct(">i").pack
+_MEMBER: Final = struct.Struct(">ii").pack
+_CREATE_TAIL: Final = struct.Struct(">?i").pack
+_CREATE_TTL_TAIL: Final = struct.Struct(">iq").pack
+_INT_MAX: Final = (1 << 31) - 1
+_ROOT_LIMITS: Final = limits_path("")
+
+_CREATE_OPS: Final = (OpCode.CREATE, OpCode.CREATE2, OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL)
+_EPHEMERAL_FLAGS: Final = (CreateFlags.EPHEMERAL, CreateFlags.EPHEMERAL_SEQUENTIAL)
+_TTL_FLAGS: Final = (CreateFlags.PERSISTENT_WITH_TTL, CreateFlags.PERSISTENT_SEQUENTIAL_WITH_TTL)
+_SEQUENTIAL_FLAGS: Final = (
     CreateFlags.PERSISTENT_SEQUENTIAL,
     CreateFlags.EPHEMERAL_SEQUENTIAL,
     CreateFlags.PERSISTENT_SEQUENTIAL_WITH_TTL,
 )
 
-WRITE_OPS = frozenset(
+WRITE_OPS: Final = frozenset(
     (
         OpCode.CREATE,
         OpCode.CREATE2,
@@ -93,10 +99,10 @@ class PrepStage:
 
     __slots__ = (
         "_access",
+        "_acls",
         "_close_lists_paths",
         "_digest_enabled",
         "_enforce_quota",
-        "_members",
         "_reconfig_enabled",
         "_sessions",
         "_stats",
@@ -128,7 +134,7 @@ class PrepStage:
         self._digest_enabled = tree.digest_enabled
         self.ensemble = ensemble
         self.changes = OutstandingChanges(tree)
-        self._members: list[tuple[int, Any]] | None = None
+        self._acls = AclReader()
         self.last_zxid = tree.last_zxid
 
     def prepare(self, request: Request, time_ms: int) -> None:
@@ -136,126 +142,141 @@ class PrepStage:
         zxid = self.last_zxid + 1
         changes = self.changes
         digest_before = changes.digest
-        op = request.op
-        type_ = op
-        record: Any
+        type_ = request.op
+        body: bytes | None
         try:
-            record = self._prepare_op(op, request, zxid, time_ms)
+            body = self._prepare_op(type_, request, zxid, time_ms)
         except KeeperError as error:
             changes.roll_back(digest_before)
-            type_, record = OpCode.ERROR, ErrorTxn(error.code)
+            type_, body = OpCode.ERROR, _INT(error.code)
         except _Undecodable:
             changes.roll_back(digest_before)
-            type_, record = OpCode.ERROR, ErrorTxn(ErrorCode.MARSHALLINGERROR)
+            type_, body = OpCode.ERROR, _INT(ErrorCode.MARSHALLINGERROR)
         except DecodeError:
             changes.roll_back(digest_before)
             request.err = ErrorCode.MARSHALLINGERROR
             return
-        self._make_txn(request, zxid, time_ms, type_, record)
-        if op == OpCode.MULTI:
-            assert request.txn is not None
-            request.txn.members = self._members
-            self._members = None
-        request.undo = changes.take_undo()
+        self._make_txn(request, zxid, time_ms, type_, body)
 
     def refuse(self, request: Request, time_ms: int) -> None:
         """Give a request that was refused without a zxid an error txn after all."""
-        self._make_txn(request, self.last_zxid + 1, time_ms, OpCode.ERROR, ErrorTxn(request.err))
+        self._make_txn(request, self.last_zxid + 1, time_ms, OpCode.ERROR, _INT(request.err))
 
-    def _make_txn(self, request: Request, zxid: int, time_ms: int, type_: int, record: Any) -> None:
+    def _make_txn(self, request: Request, zxid: int, time_ms: int, type_: int, body: bytes | None) -> None:
         self.last_zxid = zxid
-        has_digest = self._digest_enabled and type_ != OpCode.ERROR and record is not None
-        request.txn = Txn.make(
-            request.session_id,
-            request.xid,
-            zxid,
-            time_ms,
-            type_,
-            record,
-            self.changes.digest if has_digest else None,
-        )
+        client_id = request.session_id
+        cxid = request.xid
+        payload = TXN_HEADER(client_id, cxid, zxid, time_ms, type_)
+        digest: int | None = None
+        if body is not None:
+            payload += body
+            if self._digest_enabled and type_ != OpCode.ERROR:
+                digest = self.changes.digest
+                payload += TXN_DIGEST(DIGEST_VERSION, digest)
+        prepared = self.changes.take_prepared()
+        request.txn = Txn(client_id, cxid, zxid, time_ms, type_, None, digest, payload, prepared)
 
     def discard(self, last_zxid: int) -> None:
         """Nothing proposed beyond `last_zxid`, the last applied txn, will happen."""
         self.changes.clear()
         self.last_zxid = last_zxid
 
-    # -- one method per operation; each returns the record of its txn
+    # -- one method per operation; each returns the encoded record of its txn
 
-    def _prepare_op(self, op: int, request: Request, zxid: int, time_ms: int) -> Any:
+    def _prepare_op(self, op: int, request: Request, zxid: int, time_ms: int) -> bytes | None:
         if request.refusal and op != OpCode.MULTI:
             raise KeeperError(request.refusal)
         frame = request.frame
         if op == OpCode.SET_DATA:
-            set_data, _ = decode_set_data_request(frame, HEADER_BYTES)
-            return self._set_data(set_data, request.ids, zxid, time_ms)
-        if op in (OpCode.CREATE, OpCode.CREATE2, OpCode.CREATE_CONTAINER):
-            create, _ = decode_create_request(frame, HEADER_BYTES)
-            return self._create(op, create, -1, request, zxid, time_ms)
-        if op == OpCode.CREATE_TTL:
-            create_ttl, _ = decode_create_ttl_request(frame, HEADER_BYTES)
-            return self._create(op, create_ttl, create_ttl.ttl, request, zxid, time_ms)
+            path, data, version, end = read_set_data(frame, HEADER_BYTES)
+            head = frame[HEADER_BYTES : end - 4]
+            return self._set_data(path, data, version, head, request.ids, zxid, time_ms)
+        if op in _CREATE_OPS:
+            path, data, pos = read_path_and_data(frame, HEADER_BYTES)
+            head = frame[HEADER_BYTES:pos]
+            acl, pos = self._acls.read(frame, pos)
+            flags = read_int(frame, pos)
+            ttl = read_long(frame, pos + 4) if op == OpCode.CREATE_TTL else NO_TTL
+            return self._create(op, path, data, head, acl, flags, ttl, request, zxid, time_ms)
         if op == OpCode.DELETE:
-            delete, _ = decode_delete_request(frame, HEADER_BYTES)
-            return self._delete(delete.path, delete.version, request.ids, zxid)
+            path, version, end = read_path_and_version(frame, HEADER_BYTES)
+            return self._delete(path, version, frame[HEADER_BYTES : end - 4], request.ids, zxid)
         if op == OpCode.MULTI:
             return self._multi(request, zxid, time_ms)
         if op == OpCode.SET_ACL:
             set_acl, _ = decode_set_acl_request(frame, HEADER_BYTES)
-            return self._set_acl(set_acl, request.ids, zxid)
+            return self._set_acl(set_acl, request.ids)
         if op == OpCode.CREATE_SESSION:
-            return CreateSessionTxn(int.from_bytes(frame[HEADER_BYTES:], "big", signed=True))
+            return _INT(int.from_bytes(frame[HEADER_BYTES:], "big", signed=True))
         if op == OpCode.CLOSE_SESSION:
             return self._close_session(request.session_id, zxid)
         if op == OpCode.DELETE_CONTAINER:
-            delete_container, _ = decode_delete_container_request(frame, HEADER_BYTES)
-            return self._delete_container(delete_container.path, request, zxid)
+            delete_container, end = decode_delete_container_request(frame, HEADER_BYTES)
+            return self._delete_container(delete_container.path, frame[HEADER_BYTES:end], request, zxid)
         assert op == OpCode.RECONFIG, op
         reconfig, _ = decode_reconfig_request(frame, HEADER_BYTES)
         return self._reconfig(reconfig, request.ids, zxid, time_ms)
 
-    def _create(self, op: int, create: Any, ttl: int, request: Request, zxid: int, time_ms: int) -> Any:
-        flags = create.flags
-        self._check_flags(op, flags, ttl)
-        path: str | None = create.path
+    def _create(
+        self,
+        op: int,
+        path: str | None,
+        data: bytes | None,
+        head: bytes,
+        requested: RequestedAcl,
+        flags: int,
+        ttl: int,
+        request: Request,
+        zxid: int,
+        time_ms: int,
+    ) -> bytes:
+        if flags or op == OpCode.CREATE_TTL:
+            self._check_flags(op, flags, ttl)
         if path is None:
             raise KeeperError(ErrorCode.MARSHALLINGERROR)
         if "/" not in path or "\0" in path:
             raise KeeperError(ErrorCode.BADARGUMENTS)
-        entries = self._access.fix_up(create.acl, request.ids)
+        acl = self._stored_acl(requested, request.ids)
         parent_path = paths.parent_of(path)
         changes = self.changes
         parent = changes.require(parent_path)
         self._require_perm(parent, Perms.CREATE, request.ids)
         if flags in _SEQUENTIAL_FLAGS:
             path = f"{path}{parent.cversion:010d}" if parent.cversion >= 0 else f"{path}{parent.cversion}"
+            raw = path.encode()
+            head = _INT(len(raw)) + raw + head[4 + read_int(head, 0) :]
         if not paths.is_valid(path):
             raise KeeperError(ErrorCode.BADARGUMENTS)
         if changes.find(path) is not None:
             raise KeeperError(ErrorCode.NODEEXISTS)
-        if parent.owner and self._tree.owners.kind(parent.owner) == EPHEMERAL:
+        tree = self._tree
+        if parent.owner and tree.owners.kind(parent.owner) == EPHEMERAL:
             raise KeeperError(ErrorCode.NOCHILDRENFOREPHEMERALS)
-        data: bytes | None = create.data
-        if self._tree.quotas.paths:
+        if tree.quotas.paths:
             self._check_quota(path, 1, 0 if data is None else len(data))
-        if path == f"{paths.QUOTA_ROOT}/{LIMIT_NAME}":
+        if path == _ROOT_LIMITS:
             # Apache stores it and dies (client protocol §20): the root cannot have a quota.
             raise KeeperError(ErrorCode.BADARGUMENTS)
-        cversion = wrap32(parent.cversion + 1)
+        cversion = _next(parent.cversion)
         if op == OpCode.CREATE_CONTAINER:
             owner = CONTAINER_OWNER
+            tail = _INT(cversion)
         elif op == OpCode.CREATE_TTL:
             owner = ttl_owner(ttl)
+            tail = _CREATE_TTL_TAIL(cversion, ttl)
         else:
             owner = request.session_id if flags in _EPHEMERAL_FLAGS else 0
-        self._put_parent(parent_path, parent, zxid, 1, cversion)
-        acl = self._tree.acls.view(entries)
-        changes.put(path, ChangeRecord.created(data, acl, owner, zxid, time_ms), None)
-        if op == OpCode.CREATE_CONTAINER:
-            return CreateContainerTxn(path, data, entries, cversion)
-        if op == OpCode.CREATE_TTL:
-            return CreateTTLTxn(path, data, entries, cversion, ttl)
-        return CreateTxn(path, data, entries, owner != 0, cversion)
+            tail = _CREATE_TAIL(owner != 0, cversion)
+        changes.create(op, path, data, acl, owner, parent_path, parent, cversion, zxid, time_ms)
+        return head + acl.encoded + tail
+
+    def _stored_acl(self, requested: RequestedAcl, ids: Sequence[Id]) -> AclList:
+        acl = requested.stored
+        if acl is None or acl.uses <= 0:
+            acl = self._tree.acls.view(self._access.fix_up(requested.entries, ids))
+            if not self._access.depends_on_caller(requested.entries):
+                requested.stored = acl
+        return acl
 
     def _check_flags(self, op: int, flags: int, ttl: int) -> None:
         """Apache checks the flags as a create mode first, whatever the opcode says."""
@@ -270,16 +291,7 @@ class PrepStage:
             # Apache lets a negative ttl pass here and dies of the txn (client protocol §20).
             raise KeeperError(ErrorCode.BADARGUMENTS)
 
-    def _put_parent(self, path: str, parent: Znode, zxid: int, children: int, cversion: int) -> None:
-        changed = revised(parent, zxid)
-        changed.child_count += children
-        # Compat: the applied tree only ever raises cversion and pzxid together (sequence overflow, §9.2), but
-        # Apache's outstanding record moves on regardless; both are visible to pipelined sequential creates.
-        changed.cversion = cversion
-        changed.pzxid = zxid
-        self.changes.put(path, changed, parent)
-
-    def _delete(self, path: str | None, version: int, ids: Sequence[Id], zxid: int) -> DeleteTxn:
+    def _delete(self, path: str | None, version: int, head: bytes, ids: Sequence[Id], zxid: int) -> bytes:
         parent_path = self._deletable_parent(path)
         assert path is not None
         changes = self.changes
@@ -288,16 +300,18 @@ class PrepStage:
         node = changes.require(path)
         if version not in (ANY_VERSION, node.version):
             raise KeeperError(ErrorCode.BADVERSION)
-        if child_count(node) > 0:
+        if node.count_children() > 0:
             raise KeeperError(ErrorCode.NOTEMPTY)
-        return self._put_deleted(path, node, parent_path, parent, zxid)
+        self._check_usage_is_readable(path)
+        changes.delete(OpCode.DELETE, path, node, parent_path, parent, zxid)
+        return head
 
-    def _delete_container(self, path: str | None, request: Request, zxid: int) -> DeleteTxn:
+    def _delete_container(self, path: str | None, head: bytes, request: Request, zxid: int) -> bytes:
         parent_path = self._deletable_parent(path)
         assert path is not None
         changes = self.changes
         node = changes.require(path)
-        if child_count(node) > 0:
+        if node.count_children() > 0:
             raise KeeperError(ErrorCode.NOTEMPTY)
         if self._tree.owners.kind(node.owner) == EPHEMERAL:
             raise KeeperError(ErrorCode.BADVERSION)
@@ -305,7 +319,9 @@ class PrepStage:
         if request.link is not None or request.owner is not None:
             # Apache checks nothing here, so that any client may delete any empty node (client protocol §20).
             self._require_perm(parent, Perms.DELETE, request.ids)
-        return self._put_deleted(path, node, parent_path, parent, zxid)
+        self._check_usage_is_readable(path)
+        changes.delete(OpCode.DELETE_CONTAINER, path, node, parent_path, parent, zxid)
+        return head
 
     def _deletable_parent(self, path: str | None) -> str:
         if path is None:
@@ -314,14 +330,16 @@ class PrepStage:
             raise KeeperError(ErrorCode.BADARGUMENTS)
         return paths.parent_of(path)
 
-    def _put_deleted(self, path: str, node: Znode, parent_path: str, parent: Znode, zxid: int) -> DeleteTxn:
-        self._check_usage_is_readable(path)
-        self._put_parent(parent_path, parent, zxid, -1, parent.cversion)
-        self.changes.put_deleted(path, node, zxid)
-        return DeleteTxn(path)
-
-    def _set_data(self, set_data: Any, ids: Sequence[Id], zxid: int, time_ms: int) -> SetDataTxn:
-        path: str | None = set_data.path
+    def _set_data(
+        self,
+        path: str | None,
+        data: bytes | None,
+        version: int,
+        head: bytes,
+        ids: Sequence[Id],
+        zxid: int,
+        time_ms: int,
+    ) -> bytes:
         if path is None:
             raise KeeperError(ErrorCode.BADARGUMENTS)
         node = self.changes.find(path)
@@ -330,22 +348,17 @@ class PrepStage:
             raise KeeperError(ErrorCode.NONODE if paths.is_valid(path) else ErrorCode.BADARGUMENTS)
         if not node.acl.anyone & Perms.WRITE:
             self._require_perm(node, Perms.WRITE, ids)
-        data: bytes | None = set_data.data
         if self._tree.quotas.paths:
             size = 0 if data is None else len(data)
             self._check_quota(path, 0, size - (0 if node.data is None else len(node.data)))
-        if set_data.version not in (ANY_VERSION, node.version):
+        if version not in (ANY_VERSION, node.version):
             raise KeeperError(ErrorCode.BADVERSION)
-        changed = revised(node, zxid)
-        changed.version = version = wrap32(node.version + 1)
-        changed.mtime = time_ms
-        changed.mzxid = zxid
-        changed.data = data
-        self.changes.put(path, changed, node)
-        return SetDataTxn(path, data, version)
+        new_version = _next(node.version)
+        self.changes.set_data(OpCode.SET_DATA, path, node, data, new_version, zxid, time_ms)
+        return head + _INT(new_version)
 
-    def _set_acl(self, set_acl: Any, ids: Sequence[Id], zxid: int) -> SetACLTxn:
-        path: str | None = set_acl.path
+    def _set_acl(self, set_acl: SetACLRequest, ids: Sequence[Id]) -> bytes:
+        path = set_acl.path
         if path is None or not paths.is_valid(path):
             raise KeeperError(ErrorCode.BADARGUMENTS)
         entries = self._access.fix_up(set_acl.acl, ids)
@@ -353,23 +366,22 @@ class PrepStage:
         self._require_perm(node, Perms.ADMIN, ids)
         if set_acl.version not in (ANY_VERSION, node.aversion):
             raise KeeperError(ErrorCode.BADVERSION)
-        changed = revised(node, zxid)
-        changed.aversion = version = wrap32(node.aversion + 1)
-        changed.acl = self._tree.acls.view(entries)
-        self.changes.put(path, changed, node)
-        return SetACLTxn(path, entries, version)
+        acl = self._tree.acls.view(entries)
+        aversion = _next(node.aversion)
+        self.changes.set_acl(path, node, acl, aversion)
+        return encode_set_acl_txn(SetACLTxn(path, entries, aversion))
 
-    def _check(self, check: Any, ids: Sequence[Id]) -> CheckVersionTxn:
-        path: str | None = check.path
-        if path is None or not paths.is_valid(path):
+    def _check(self, path: str, version: int, head: bytes, ids: Sequence[Id]) -> bytes:
+        if not paths.is_valid(path):
             raise KeeperError(ErrorCode.BADARGUMENTS)
         node = self.changes.require(path)
         self._require_perm(node, Perms.READ, ids)
-        if check.version not in (ANY_VERSION, node.version):
+        if version not in (ANY_VERSION, node.version):
             raise KeeperError(ErrorCode.BADVERSION)
-        return CheckVersionTxn(path, wrap32(node.version + 1))
+        self.changes.check()
+        return head + _INT(_next(node.version))
 
-    def _reconfig(self, reconfig: ReconfigRequest, ids: Sequence[Id], zxid: int, time_ms: int) -> SetDataTxn:
+    def _reconfig(self, reconfig: ReconfigRequest, ids: Sequence[Id], zxid: int, time_ms: int) -> bytes:
         if not self._reconfig_enabled:
             raise KeeperError(ErrorCode.RECONFIGDISABLED)
         ensemble = self.ensemble
@@ -377,28 +389,24 @@ class PrepStage:
             # Compat: a standalone Apache server answers this once the feature is enabled.
             raise KeeperError(ErrorCode.UNIMPLEMENTED)
         membership = next_membership(reconfig, ensemble, zxid)
-        node = self.changes.require(paths.CONFIG_NODE)
+        path = paths.CONFIG_NODE
+        node = self.changes.require(path)
         self._require_perm(node, Perms.WRITE, ids)
-        changed = revised(node, zxid)
-        changed.version = ANY_VERSION  # the node never has another one
-        changed.mtime = time_ms
-        changed.mzxid = zxid
-        changed.data = membership.text().encode()
-        self.changes.put(paths.CONFIG_NODE, changed, node)
+        data = membership.text().encode()
+        version = ANY_VERSION  # the node never has another one
+        self.changes.set_data(OpCode.RECONFIG, path, node, data, version, zxid, time_ms)
         ensemble.reconfigured(membership)
-        return SetDataTxn(paths.CONFIG_NODE, changed.data, ANY_VERSION)
+        return encode_set_data_txn(SetDataTxn(path, data, version))
 
-    def _close_session(self, session_id: int, zxid: int) -> CloseSessionTxn | None:
+    def _close_session(self, session_id: int, zxid: int) -> bytes | None:
         changes = self.changes
         owned = self._with_descendants(changes.ephemerals_of(session_id))
         for path in owned:
             parent_path = paths.parent_of(path)
             parent = changes.require(parent_path)
-            node = changes.require(path)
-            self._put_parent(parent_path, parent, zxid, -1, parent.cversion)
-            changes.put_deleted(path, node, zxid)
+            changes.delete(OpCode.DELETE, path, changes.require(path), parent_path, parent, zxid)
         self._sessions.set_closing(session_id)
-        return CloseSessionTxn([*owned]) if self._close_lists_paths else None
+        return encode_close_session_txn(CloseSessionTxn([*owned])) if self._close_lists_paths else None
 
     def _with_descendants(self, owned: list[str]) -> list[str]:
         """Children before their parents. Only a TTL node that is read as an ephemeral (see `OwnerRules`) has any."""
@@ -410,48 +418,46 @@ class PrepStage:
             below.extend(nodes[path].children or ())
         return sorted({*owned, *below}, key=lambda path: (-path.count("/"), path))
 
-    def _multi(self, request: Request, zxid: int, time_ms: int) -> MultiTxn:
+    def _multi(self, request: Request, zxid: int, time_ms: int) -> bytes:
         try:
-            ops = read_write_ops(request.frame, HEADER_BYTES)
+            ops = read_write_ops(request.frame, HEADER_BYTES, self._acls)
         except KeeperError as error:
             raise DecodeError("null ACL in a multi") from error
         except DecodeError as damage:  # another name: compiled, a variable has one type
             raise _Undecodable from damage
-        changes = self.changes
-        digest_before = changes.digest
-        members: list[TxnMember] = []
-        prepared: list[tuple[int, Any]] = []
+        digest_before = self.changes.digest
+        members = [_INT(len(ops))]
         failed = False
-        for type_, op in ops:
+        for op in ops:
             if failed:
                 members.append(_error_member(ErrorCode.RUNTIMEINCONSISTENCY))
                 continue
             try:
-                record = self._prepare_member(type_, op, request, zxid, time_ms)
+                body = self._prepare_member(op, request, zxid, time_ms)
             except KeeperError as error:
                 if error.code == ErrorCode.MARSHALLINGERROR:
                     raise _Undecodable from error
                 failed = True
-                changes.roll_back(digest_before)
+                self.changes.roll_back(digest_before)
                 members.append(_error_member(error.code))
             else:
-                members.append(TxnMember(type_, encode_record(type_, record)))
-                prepared.append((type_, record))
-        if not failed:
-            self._members = prepared
-        return MultiTxn(members)
+                members.append(_MEMBER(op.type, len(body)) + body)
+        return b"".join(members)
 
-    def _prepare_member(self, type_: int, op: Any, request: Request, zxid: int, time_ms: int) -> Any:
+    def _prepare_member(self, op: WriteOp, request: Request, zxid: int, time_ms: int) -> bytes:
         if request.refusal:
             raise KeeperError(request.refusal)
+        type_ = op.type
         if type_ == OpCode.SET_DATA:
-            return self._set_data(op, request.ids, zxid, time_ms)
+            return self._set_data(op.path, op.data, op.number, op.head, request.ids, zxid, time_ms)
         if type_ == OpCode.DELETE:
-            return self._delete(op.path, op.version, request.ids, zxid)
+            return self._delete(op.path, op.number, op.head, request.ids, zxid)
         if type_ == OpCode.CHECK:
-            return self._check(op, request.ids)
-        ttl = op.ttl if type_ == OpCode.CREATE_TTL else -1
-        return self._create(type_, op, ttl, request, zxid, time_ms)
+            return self._check(op.path, op.number, op.head, request.ids)
+        assert op.acl is not None
+        return self._create(
+            type_, op.path, op.data, op.head, op.acl, op.number, op.ttl, request, zxid, time_ms
+        )
 
     # -- rules shared by several operations
 
@@ -504,8 +510,12 @@ class PrepStage:
             raise KeeperError(ErrorCode.BADARGUMENTS) from None
 
 
-def _error_member(code: int) -> TxnMember:
-    return TxnMember(OpCode.ERROR, encode_record(OpCode.ERROR, ErrorTxn(code)))
+def _error_member(code: int) -> bytes:
+    return _MEMBER(OpCode.ERROR, 4) + _INT(code)
+
+
+def _next(version: int) -> int:
+    return version + 1 if version != _INT_MAX else -_INT_MAX - 1
 
 
 def sweepable(tree: DataTree, now_ms: int, never_used_ms: int) -> list[str]:

@@ -7,7 +7,7 @@ Reads never validate paths: any string is looked up, the empty one is the root (
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from zkpy.core.errors import KeeperError
 from zkpy.core.pipeline.multi import READ_OPS, error_result, result, result_list
@@ -56,15 +56,15 @@ if TYPE_CHECKING:
 
     Ids = tuple[Id, ...]
 
-HEADER_BYTES = 8
-REPLY_HEADER_BYTES = 16
+HEADER_BYTES: Final = 8
+REPLY_HEADER_BYTES: Final = 16
 
 _JAVA_BLANK = "".join(map(chr, range(0x21)))  # what String.trim takes away
-_REPLY = struct.Struct(">iiqi").pack
-_DATA_REPLY = struct.Struct(">iiqii").pack
-_INT = struct.Struct(">i").pack
-_DATA_REPLY_FIXED = REPLY_HEADER_BYTES + 4 + 68
-_STAT_BYTES = 68
+_REPLY: Final = struct.Struct(">iiqi").pack
+_DATA_REPLY: Final = struct.Struct(">iiqii").pack
+_INT: Final = struct.Struct(">i").pack
+_DATA_REPLY_FIXED: Final = REPLY_HEADER_BYTES + 4 + 68
+_STAT_BYTES: Final = 68
 
 
 def reply_frame(xid: int, zxid: int, err: int, body: bytes) -> bytes:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zkpy.core.link import ClientLink
-    from zkpy.core.pipeline.changes import Undo
     from zkpy.core.txn import Txn
     from zkpy_protocol.records import Id
 
@@ -20,7 +19,6 @@ class Request:
         arrival_ms: monotonic clock at that moment.
         txn: what it became; None for a read, and for a write that was refused before it got a zxid.
         err: reply of such a refused write.
-        undo: its outstanding change records.
         waits: whether it is a write on its way: its reply comes with the commit of its txn.
         owner: the connection to the learner that forwarded it, None for a request of this server's own clients.
         refusal: error that its txn is to carry whatever it asks for, 0 for none.
@@ -37,7 +35,6 @@ class Request:
         "refusal",
         "session_id",
         "txn",
-        "undo",
         "waits",
         "xid",
     )
@@ -61,7 +58,6 @@ class Request:
         self.arrival_ms = arrival_ms
         self.txn: Txn | None = None
         self.err = 0
-        self.undo: Undo = []
         self.waits = False
         self.owner: object | None = None
         self.refusal = 0

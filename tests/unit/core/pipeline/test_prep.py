@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.fakes.local_server import LocalServer
+from tests.fakes.naive_tree import check_consistent
 from tests.fakes.replies import OPEN, READ_ONLY, Reply, create, create_ttl, delete, multi, set_data
 from zkpy.core.data_tree import DataTree
 from zkpy.core.owners import CONTAINER_OWNER, TTL_MAX_MS, OwnerRules, ttl_owner
@@ -292,6 +293,25 @@ def test_creates_pipelined_while_the_overflow_is_in_flight_get_negative_numbers(
         "/p/n-2147483648",
         "/p/n-2147483647",
     ]
+
+
+@pytest.mark.parametrize(
+    ("op", "record"),
+    [
+        (OpCode.SET_DATA, set_data("/p", b"1")),
+        (OpCode.SET_ACL, SetACLRequest("/p", OPEN, -1)),
+        (OpCode.DELETE, delete("/p/last")),
+        (OpCode.CREATE, create("/p/n", flags=2)),
+    ],
+)
+def test_after_an_overflow_the_digest_is_that_of_the_tree_and_not_of_the_view(op: int, record: Any) -> None:
+    server, client = _almost_overflowing()
+    server.holding = True
+    client.send(OpCode.CREATE, create("/p/n", flags=2))
+    client.send(op, record)
+    server.settle()
+    assert [reply.err for reply in client.replies()] == [0, 0]
+    check_consistent(server.tree)
 
 
 # -- delete
