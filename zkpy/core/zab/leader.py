@@ -239,13 +239,17 @@ class Leader:
         if handler is None or self.over is not None:
             return
         handler.heard(self._beat, self._beat + self._sync_beats)
+        acked = handler.acked
         for packet in packets:
             try:
                 self._packet(handler, packet)
             except ProtocolError as error:
                 self._drop(handler, str(error))
             if link.closed is not None or self.over is not None:
-                break
+                return
+        if handler.acked > acked and handler.stage is not Stage.SYNCING:
+            # What came together is counted once: an ack covers all before it.
+            self._count_acks(handler)
 
     def _packet(self, handler: LearnerHandler, packet: QuorumPacket) -> None:
         stage = handler.stage
@@ -416,6 +420,7 @@ class Leader:
         for handler in self._handlers.values():
             if handler.stage is Stage.SYNCED:
                 handler.up_to_date(self._beat)
+        service.close_orphans(self._wall_ms, self._mono_ms)
 
     # -- broadcast: what learners send (§9)
 
@@ -452,8 +457,6 @@ class Leader:
         if zxid > self._last_proposed():
             raise ProtocolError(f"it acks 0x{zxid:x}, which was not proposed")
         handler.acked = max(handler.acked, zxid)
-        if handler.stage is not Stage.SYNCING:
-            self._count_acks(handler)
 
     def _learner_synced(self, handler: LearnerHandler) -> None:
         handler.enter(Stage.SYNCED, self._beat)
