@@ -16,6 +16,8 @@ Deliberately unlike Apache:
   then is it certain that the learner's currentEpoch is on disk as well.
 * A second connection of the same server ends the first, and with it all its acks: it may have cut its log in between.
 * PINGs begin with NEWLEADER, not with the first client: a follower that has acked it waits for syncLimit ticks only.
+* A voter that has accepted the later epoch of a leader that came to nothing refuses this one's. With Apache it is lost until
+  another server fails; here the leader steps down, so that the next epoch is above both.
 * A learner from before 3.4 is served, but not counted: it promises nothing.
 """
 
@@ -108,6 +110,7 @@ class Leader:
         "_handlers",
         "_history",
         "_init_beats",
+        "_lost_voters",
         "_mono_ms",
         "_observers",
         "_phase_beat",
@@ -156,6 +159,8 @@ class Leader:
         self._promised = {state.server_id}
         self._epoch_acks: set[int] = set()
         self._synced: set[int] = set()
+        # Followers that have promised more than this epoch, and what.
+        self._lost_voters: dict[int, int] = {}
         # Learners that wait for the commit of a zxid.
         self._syncs: dict[int, list[LearnerHandler]] = {}
         self._durable = state.database.tree.last_zxid
@@ -285,6 +290,8 @@ class Leader:
             self._decide_epoch()
         elif self.phase >= Phase.COMPARING:
             self._offer_epoch(handler)
+            if handler.counts and handler.accepted_epoch > self._epoch:
+                self._lost_voters[server_id] = handler.accepted_epoch
 
     def _decide_epoch(self) -> None:
         if self._committed_quorum.is_quorum(self._promised):
@@ -602,7 +609,10 @@ class Leader:
         present = self._heard_of(Stage.KNOWN)
         if not self._state.view.is_quorum(present):
             self._step_down(f"no quorum is left: only servers {sorted(present)} are there")
-        elif self.designated_leader is not None and self._beat - self._phase_beat > self._sync_beats:
+        for server_id, accepted_epoch in self._lost_voters.items():
+            if server_id in self._state.view.voters():
+                self._step_down(f"server {server_id} has accepted epoch {accepted_epoch} and cannot follow")
+        if self.designated_leader is not None and self._beat - self._phase_beat > self._sync_beats:
             self._step_down(f"server {self.designated_leader} leads by the new configuration")
 
     def _heard_of(self, stage: Stage) -> set[int]:

@@ -935,6 +935,28 @@ def test_a_follower_that_comes_back_keeps_the_leader_in_office() -> None:
     assert not led.is_over()
 
 
+def test_a_voter_that_has_promised_more_ends_an_established_epoch() -> None:
+    """It refuses LEADERINFO of a smaller epoch; Apache's leaders go on without it until somebody else fails."""
+    led, (two, _) = established(2, 3)
+    three = led.learner(3).introduce(led.leader.epoch + 1)
+    assert three.received() == [("LEADER_INFO", z(1, 0))]
+    two.send(P.PING, 0, b"")
+    led.beat(2)
+    assert led.leader.over == "server 3 has accepted epoch 2 and cannot follow"
+
+
+@pytest.mark.parametrize(
+    ("server_id", "is_observer", "more"), [(4, True, 1), (4, False, 1), (3, True, 1), (3, False, 0)]
+)
+def test_whoever_does_not_vote_may_have_promised_what_it_likes(
+    server_id: int, is_observer: bool, more: int
+) -> None:
+    led, _ = established(2)
+    led.learner(server_id, is_observer=is_observer).introduce(led.leader.epoch + more)
+    led.beat(2)
+    assert not led.is_over()
+
+
 def test_a_follower_that_takes_long_to_synchronize_keeps_the_leader_in_office() -> None:
     """§11.2: for initLimit and syncLimit ticks from its connection on, although it says nothing meanwhile."""
     led, (two,) = established(2, voters=(1, 2), init_limit=10, sync_limit=5)
