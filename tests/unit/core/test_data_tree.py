@@ -11,6 +11,7 @@ from tests.fakes.replies import OPEN, READ_ONLY
 from zkpy.core.data_tree import DIGEST_LOG_INTERVAL, Change, DataTree, Node
 from zkpy.core.owners import OwnerRules, ttl_owner
 from zkpy.core.txn import Txn
+from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.opcodes import ErrorCode, EventType, OpCode
 from zkpy_protocol.records import (
     ACL,
@@ -285,7 +286,7 @@ def test_3127_the_last_zxid_moves_behind_a_whole_multi_only() -> None:
     """Whoever looks at it in between must not take a half for the whole, as a snapshot's name would."""
     tree = new_tree()
     apply(tree, OpCode.CREATE, created("/a"), zxid=5)
-    half = [member(OpCode.CREATE, created("/b", 2)), MultiMember(OpCode.DELETE, b"\0")]
+    half = [member(OpCode.CREATE, created("/b", 2)), Member(OpCode.DELETE, b"\0")]
     with pytest.raises(DecodeError):
         apply(tree, OpCode.MULTI, MultiTxn(half), zxid=6)
     assert tree.last_zxid == 5
