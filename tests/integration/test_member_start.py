@@ -150,6 +150,23 @@ async def test_the_last_txns_are_in_memory_after_a_restart(member_of: Callable[.
     assert zxids == [1, 2, 3, 4]
 
 
+async def test_3781_logs_without_a_snapshot_that_are_trusted_get_one_before_the_first_election(
+    member_of: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Else the next start finds none again, and nobody trusts it any more."""
+    first = member_of()
+    await first.start()
+    client = await served(first)
+    last_zxid = peer_of(first).state.database.tree.last_zxid
+    await client.close()
+    await first.close()
+    for path in (tmp_path / "data" / "version-2").glob("snapshot.*"):
+        path.unlink()
+    second = member_of("snapshot.trust.empty=true", size=3)
+    await second.start()
+    assert f"snapshot.{last_zxid:x}" in files(tmp_path)
+
+
 async def test_epochs_that_are_older_than_the_data_stop_the_start(
     member_of: Callable[..., Server], tmp_path: Path
 ) -> None:

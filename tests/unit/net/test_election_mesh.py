@@ -19,7 +19,7 @@ from tests.fakes.wire_client import TIMEOUT_S
 from zkpy.core.membership import EnsembleView, parse_membership
 from zkpy.core.zab.election import Election
 from zkpy.net import election_mesh
-from zkpy.net.election_mesh import ElectionMesh, ElectionPortError, MeshOptions
+from zkpy.net.election_mesh import ElectionMesh, ElectionPortError, MeshOptions, _Connection
 from zkpy_protocol.election import (
     OBSERVER_SERVER_ID,
     InitialMessage,
@@ -344,6 +344,27 @@ async def test_a_smaller_server_is_dialled_and_told_everything_at_once(world: Wo
     assert await asyncio.wait_for(wire.reader.readexactly(len(expected)), TIMEOUT_S) == expected
     wire.say(frame_notification(vote(1, zxid=3)))
     await until(lambda: member.received == [(1, 3)])
+
+
+async def test_whoever_is_dialled_gets_the_introduction_in_one_write(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§17 rule 2: Apache takes the address with a single read."""
+    written: list[bytes] = []
+    write = _Connection.write
+
+    def noted(connection: _Connection, data: bytes) -> None:
+        written.append(data)
+        write(connection, data)
+
+    monkeypatch.setattr(_Connection, "write", noted)
+    acceptor = await world.acceptor()
+    two = await world.lone(2, {1: [acceptor.address]})
+    two.mesh.send(1, vote(7))
+    wire = await world.wire_from(acceptor)
+    await wire.initial()
+    await wire.notification()
+    assert written == [encode_initial_message(2, two.addresses), frame_notification(vote(7))]
 
 
 async def test_a_larger_server_hears_a_knock_and_no_more(world: World) -> None:
