@@ -32,7 +32,7 @@ class ReadOnlyService(Service):
         self.is_read_only = True
         self.mode = "read-only"
         self._served_here -= {OpCode.SYNC}
-        self._sent_on |= {OpCode.SYNC, OpCode.CHECK}
+        self._sent_on |= {OpCode.SYNC}
 
     def connect(self, link: ClientLink, request: ConnectRequest, wall_ms: int, mono_ms: int) -> None:
         """Only for clients that say they may be served this way; others are closed without a byte."""
@@ -45,7 +45,11 @@ class ReadOnlyService(Service):
         link.drop()
 
     def _revalidate(self, link: ClientLink, mono_ms: int) -> None:  # noqa: ARG002
-        link.drop()
+        """Only the leader knows of a global session. A local one that is not here is nowhere."""
+        if self.local is None or link.session_id in self.sessions.committed:
+            link.drop()
+        else:
+            self._finish_connect(link, valid=False)
 
     def _submit(self, request: Request, wall_ms: int) -> None:  # noqa: ARG002
         if request.op == OpCode.CLOSE_SESSION and self._handled_locally(request, request.arrival_ms):

@@ -475,6 +475,7 @@ class Service:
         if local is None or link is None or request.session_id not in local:
             return False
         if request.op == OpCode.CLOSE_SESSION:
+            local.close(request.session_id)  # so that what comes behind is dropped
             if link.pending:
                 self._queue(request)
             else:
@@ -487,8 +488,6 @@ class Service:
         return True
 
     def _close_local(self, link: ClientLink, request: Request, mono_ms: int) -> None:
-        assert self.local is not None
-        self.local.close(request.session_id)
         link.send(reply_frame(request.xid, self.tree.last_zxid, ErrorCode.OK, b""))
         self._answered(link, request, mono_ms)
         link.close_after_flush()
