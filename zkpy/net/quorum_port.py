@@ -10,6 +10,7 @@ What comes before the first packet has its place before `QuorumConnection.begin`
 Invariants:
     * the handler hears of a link: connected, then packets and snapshots in the order of the stream, then disconnected,
       once. Of a link whose end was closed by `close` it hears nothing any more.
+    * nothing is read while the link is paused.
     * bytes wait for a server that does not read at most to `SEND_QUEUE_MAX` beyond what one step of a role has produced; the
       stream of a large tree does not count, it is made at the pace of its reader.
 """
@@ -133,7 +134,9 @@ class QuorumConnection(asyncio.Protocol):
         "_connections",
         "_early",
         "_has_begun",
+        "_is_breathing",
         "_is_paused",
+        "_is_reading",
         "_linger",
         "_loop",
         "_reader",
@@ -155,6 +158,9 @@ class QuorumConnection(asyncio.Protocol):
         self._waiting_bytes = 0
         self._allowed = SEND_QUEUE_MAX
         self._is_paused = False
+        self._is_reading = True
+        # Between two pieces of a stream.
+        self._is_breathing = False
         self._linger: asyncio.TimerHandle | None = None
         self._has_begun = False
         # What came before the beginning, which is one turn of the loop away.
@@ -219,16 +225,28 @@ class QuorumConnection(asyncio.Protocol):
             if not is_complete:
                 handler.receive(link, ())
                 # One piece in a turn of the loop: uvloop would go on for 8 MB, which take a fifth of a second.
-                self._transport.pause_reading()
-                self._loop.call_soon(self._resume_reading)
+                self._is_breathing = True
+                self._update_reading()
+                self._loop.call_soon(self._take_next_piece)
                 return
             self._stream = None
             data = stream.rest
             handler.snapshot(link, stream.tree, stream.sessions)
 
-    def _resume_reading(self) -> None:
-        if not self._transport.is_closing():
+    def _take_next_piece(self) -> None:
+        self._is_breathing = False
+        self._update_reading()
+
+    def _update_reading(self) -> None:
+        """Read unless the role cannot take anything, or it is somebody else's turn in the loop."""
+        reads = not (self._is_breathing or self.link.is_paused)
+        if reads is self._is_reading or self._transport.is_closing():
+            return
+        self._is_reading = reads
+        if reads:
             self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
 
     def eof_received(self) -> None:
         """The other side is done; it would not read an answer."""
@@ -280,6 +298,7 @@ class QuorumConnection(asyncio.Protocol):
                 data = b"".join(cast("list[bytes]", items))
                 self._transport.write(data)
                 self._limit(len(data))
+        self._update_reading()
         if self.link.closed is not None:
             self._close()
 

@@ -211,6 +211,59 @@ def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- packets
 
 
+async def turns(count: int) -> None:
+    """Whatever the loop has to do in so many turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_nothing_is_read_while_the_role_cannot_take_it(ends: Ends) -> None:
+    """What the leader goes on sending stays in the kernel and with the leader, not in this process."""
+    leader = await ends.raw_leader()
+    learner = ends.learner
+    learner.on_packet = lambda link, packet: link.pause(packet.zxid == 0)
+    count = 100_000
+    leader.write(commit(0))
+    await until(lambda: len(learner.heard) > 1)
+    leader.write(b"".join(commit(zxid) for zxid in range(1, count)))
+    await turns(300)
+    assert learner.heard == ["connected", (4, 0)]
+    learner.link.pause(False)
+    learner.send()
+    await until(lambda: len(learner.heard) > count)
+    assert learner.heard[1:] == [(4, zxid) for zxid in range(count)]
+
+
+async def test_a_link_may_be_paused_and_closed(ends: Ends) -> None:
+    port = await ends.connect()
+    ends.learner.link.pause(True)
+    ends.learner.send()
+    ends.learner.link.send(commit(3))
+    ends.learner.link.close("enough")
+    ends.learner.send()
+    await until(lambda: port.connections == 0)
+    assert ends.leader.heard[1] == (4, 3)
+
+
+async def test_a_pause_in_the_middle_of_a_snapshot_lasts(ends: Ends) -> None:
+    leader = await ends.raw_leader()
+    learner = ends.learner
+    hear = learner.receive
+
+    def pause_at_a_piece(link: QuorumLink, packets: Sequence[QuorumPacket]) -> None:
+        link.pause(not packets and not learner.pieces)
+        hear(link, packets)
+
+    learner.receive = pause_at_a_piece  # type: ignore[method-assign]
+    leader.write(SNAP + stream_of(large_tree(8, 1 << 20)))
+    await until(lambda: learner.pieces)
+    await turns(300)
+    assert learner.pieces == 1
+    learner.link.pause(False)
+    learner.send()
+    await until(lambda: learner.images)
+
+
 async def test_packets_go_both_ways_in_order(ends: Ends) -> None:
     def answer(link: QuorumLink, packet: QuorumPacket) -> None:
         link.send(encode_packet(PacketType.ACK, packet.zxid))

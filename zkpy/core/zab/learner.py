@@ -235,11 +235,6 @@ class Learner:
         return self._phase == Phase.CONNECTING and self._reason is None
 
     @property
-    def is_busy(self) -> bool:
-        """Whether packets that come now have to wait for the disk: the shell had better not read."""
-        return self._phase in _WAITS_FOR_DISK
-
-    @property
     def next_deadline_ms(self) -> int:
         """When the leader's silence becomes too long."""
         return self._heard_ms + self._patience_ms
@@ -345,6 +340,8 @@ class Learner:
                     handle(packet, wall_ms, mono_ms)
                 else:
                     self._on_unexpected(packet)
+            if self.link is not None:
+                self.link.pause(self._phase in _WAITS_FOR_DISK)
         except ProtocolError as error:
             self._end(str(error))
 

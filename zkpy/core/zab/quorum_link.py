@@ -36,16 +36,18 @@ class QuorumLink:
         name: address of the other side, for people.
         out: encoded packets, and at most one snapshot body, in the order of sending.
         closed: why it is closed, None while it is open. What is in `out` is still sent.
+        is_paused: the role cannot take packets for now; the shell reads nothing meanwhile, so that they do not pile up.
         shell: the shell's own handle; the core never looks at it.
     """
 
-    __slots__ = ("closed", "dirty", "name", "out", "shell")
+    __slots__ = ("closed", "dirty", "is_paused", "name", "out", "shell")
 
     def __init__(self, dirty: list[QuorumLink], name: str) -> None:
         self.dirty = dirty
         self.name = name
         self.out: list[bytes | SnapshotBody] = []
         self.closed: str | None = None
+        self.is_paused = False
         self.shell: object | None = None
 
     def send(self, item: bytes | SnapshotBody) -> None:
@@ -61,6 +63,13 @@ class QuorumLink:
         taken = self.out
         self.out = []
         return taken
+
+    def pause(self, is_paused: bool) -> None:
+        """Read nothing, or go on reading."""
+        if is_paused is not self.is_paused:
+            self.is_paused = is_paused
+            if not self.out:
+                self.dirty.append(self)
 
     def close(self, reason: str) -> None:
         """Close once everything queued so far is sent. The first reason counts."""

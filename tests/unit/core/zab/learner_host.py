@@ -265,7 +265,8 @@ class Host:
         return self.learner.over
 
     def is_busy(self) -> bool:
-        return self.learner.is_busy
+        """Whether the leader is not listened to."""
+        return self.link.is_paused
 
     def wants_connection(self) -> bool:
         return self.learner.wants_connection
