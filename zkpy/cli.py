@@ -58,7 +58,9 @@ Log records go to standard error: readable on a terminal, one JSON object a line
 exit codes:
    0  stopped as asked              3  no access to the data directory
    1  unexpected error             10  a snapshot could not be written
-   2  bad arguments or zoo.cfg
+   2  bad arguments or zoo.cfg     12  a commit that is not the next one
+  13  the leader goes back to a txn that is not here: remove the data, the others have it
+  14  the election port is not to be had
 """
 
 _HELP_OPTIONS = {"-h", "--help"}
