@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+import zkpy
 from zkpy import wiring
 from zkpy.auth.authenticator import LinkAuthenticator
 from zkpy.auth.jaas import JaasError
@@ -170,6 +171,7 @@ class Server:
         config = self._config
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unexpected)
+        self._announce()
         gc.disable()  # nothing that recovery makes is garbage, and there may be millions of objects
         recovered = self._recover()
         try:
@@ -200,6 +202,19 @@ class Server:
         self._is_running = True
         if self._sockets is None:
             self._serve_clients(self._driver.service)
+
+    def _announce(self) -> None:
+        config = self._config
+        member: dict[str, object] = {}
+        if config.ensemble.is_distributed:
+            membership = config.ensemble.membership
+            member = {
+                "server_id": config.ensemble.server_id,
+                "participants": list(membership.participants),
+                "observers": list(membership.observers),
+                "config_version": membership.version,
+            }
+        log.info("server.starting", version=zkpy.__version__, config=config.config_file, **member)
 
     def _recover(self) -> Recovered:
         config = self._config
@@ -386,6 +401,13 @@ class Server:
                 zxid=service.tree.last_zxid,
                 znodes=len(service.tree.nodes) - 1,
                 sessions=len(service.sessions.committed),
+            )
+        elif service.is_read_only:
+            log.warning(
+                "server.only_reads",
+                reason="there is no quorum, and readonlymode.enabled is set",
+                client_port=self.port,
+                zxid=service.tree.last_zxid,
             )
 
     def _throttle(self, service: Service) -> None:
