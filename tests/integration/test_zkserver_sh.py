@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -280,6 +281,12 @@ def real(installation: Installation) -> Installation:
 def test_the_server_itself_is_started_asked_and_stopped(real: Installation) -> None:
     started = real.run("start", JVMFLAGS="-Dzookeeper.maxCnxns=7")
     assert started.stdout == "Starting zookeeper ... STARTED\n"
+    deadline = time.monotonic() + 20
+    while (
+        "server.serving" not in real.output
+    ):  # a second is what the script looks at, not what a start may take
+        assert time.monotonic() < deadline, real.output
+        time.sleep(0.05)
     serving = json.loads(real.output.splitlines()[-1])
     assert (serving["event"], serving["client_port"]) == ("server.serving", real.port)
 
