@@ -6,12 +6,15 @@
     mixed_run.py --kinds zkpy,apache:3.9.5,apache:3.8.0,zkpy/observer [--kinds ...]
                                                    these ensembles instead; three voters and any observers
     mixed_run.py --swap apache:3.9.5,zkpy          the swap from the first kind to the second and back
+    mixed_run.py --observed zkpy,zkpy,apache:3.9.5,zkpy/observer,apache:3.9.5/observer
+                                                   the observers of followers: three voters, of which the second leads
 
 `kill`: each voter in turn is brought to lead, leads for a while, and is killed with kill -9 under load; then the other
 members are, one by one, and all at once. `swap`: three live servers of one kind become servers of the other, one at a
-time on their data directories, and back, under the same load; no session of kazoo, idle or busy, is lost.
+time on their data directories, and back, under the same load; no session of kazoo, idle or busy, is lost. `observed`:
+followers take the observers at their observerMasterPort; each follower in turn has to take them all.
 
-At the end of both: every writer finds its own writes and nothing else (roaming_load.py), all members hold the same
+At the end of all: every writer finds its own writes and nothing else (roaming_load.py), all members hold the same
 tree and digests (agreement.py), ephemerals are gone with their sessions, and a start of all members finds everything again. That the comparison
 sees damage is shown every time on altered copies of the tree. Exit code: 0 all promises kept, 1 one was broken.
 """
@@ -29,17 +32,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agreement import CONFIG as CONFIG_NODE
-from agreement import PROBE, agree
+from agreement import PROBE, agree, metric
 from ensemble_roles import leader, make_leader, serves, wait_for_leader
-from harness import Promises, Zk, work_directory, zk_members
+from harness import Promises, Zk, free_port, wait_for, work_directory, zk_members
 from kazoo.client import KazooClient, KazooState
 from kazoo.exceptions import KazooException
 from roaming_load import RoamingLoad, damages
-from wire_client import Broken
+from wire_client import EPHEMERAL, Broken, Wire, create
+from zkpy_protocol.opcodes import OpCode
 
 logging.getLogger("kazoo").setLevel(logging.CRITICAL)  # lost connections are what this is about
 
-PARTS = ("kill", "swap")
+PARTS = ("kill", "swap", "observed")
 ENSEMBLES = (
     "zkpy,apache:3.9.5,apache:3.9.5,zkpy/observer",
     "zkpy,zkpy,apache:3.9.5,apache:3.9.5/observer",
@@ -48,6 +52,10 @@ ENSEMBLES = (
     "zkpy,apache:3.6.4,apache:3.6.4",
 )
 SWAPS = ("apache:3.9.5,zkpy",)
+OBSERVED = (
+    "zkpy,zkpy,apache:3.9.5,zkpy/observer,apache:3.9.5/observer",
+    "zkpy,apache:3.9.5,apache:3.9.5,zkpy/observer,apache:3.9.5/observer",
+)
 WRITERS = 8
 LEADS_S = 1.5
 # Short ticks; snapshots and log rolls happen often enough to meet kills.
@@ -96,7 +104,9 @@ class KeptSessions:
         for number, (client, session_id) in enumerate(zip(self._clients, self._ids, strict=True)):
             stat = client.retry(client.exists, f"/kept-{number}")
             if stat is None or stat.ephemeralOwner != session_id or client.client_id[0] != session_id:
-                raise Broken(f"session {number}: {stat}, session {client.client_id[0]:#x} was {session_id:#x}")
+                raise Broken(
+                    f"session {number}: {stat}, session {client.client_id[0]:#x} was {session_id:#x}"
+                )
 
     def stop(self) -> None:
         self._end.set()
@@ -129,7 +139,9 @@ class Run:
     def end(self) -> None:
         """Stop the load and look."""
         promise, load = self.promises.promise, self.load
-        with promise("every writer finds what was acknowledged, or done, and nothing else", needed=True) as said:
+        with promise(
+            "every writer finds what was acknowledged, or done, and nothing else", needed=True
+        ) as said:
             load.stop()
             said.append(
                 f"{load.acknowledged} writes acknowledged, {load.reattached} sessions taken up again, "
@@ -164,14 +176,20 @@ class Run:
             for server in self.servers:
                 server.wait_ready()
             again = agree(self.servers)
-            changed = {p for p in again.tree.keys() | state.tree.keys() if again.tree.get(p) != state.tree.get(p)}
+            changed = {
+                p for p in again.tree.keys() | state.tree.keys() if again.tree.get(p) != state.tree.get(p)
+            }
             if changed - {"/", PROBE, CONFIG_NODE}:
-                raise Broken(f"{len(changed)} znodes have changed, such as {min(changed - {PROBE, CONFIG_NODE})}")
+                raise Broken(
+                    f"{len(changed)} znodes have changed, such as {min(changed - {PROBE, CONFIG_NODE})}"
+                )
             load.compare(again.tree)
 
     def lead_and_die(self, voter: Zk) -> None:
         """It leads, and is killed while it does."""
-        with self.promises.promise(f"server {voter.myid} ({voter.kind}) leads, is killed, comes back") as said:
+        with self.promises.promise(
+            f"server {voter.myid} ({voter.kind}) leads, is killed, comes back"
+        ) as said:
             killed = make_leader(voter, self.voters)
             took = self.load.progress()
             time.sleep(LEADS_S)
@@ -255,6 +273,121 @@ def swap_part(promises: Promises, directory: Path, kinds: Sequence[str], seed: i
         server.stop()
 
 
+def observed_part(promises: Promises, directory: Path, kinds: Sequence[str], seed: int) -> None:
+    """Observers that are served by followers, until those are killed."""
+    run = Run(promises, _members_of_own_hosts(directory, kinds), seed)
+    observers = [server for server in run.servers if server not in run.voters]
+    with promises.promise("the observers are served by followers", needed=True) as said:
+        # Of the first two the one with the greater id leads.
+        for some in (run.voters[:2], run.voters[2:], observers):
+            for server in some:
+                server.launch()
+            for server in some:
+                server.wait_ready()
+        run.load.prepare()
+        said.append(_masters(run, observers))
+    with run.load.running():
+        for _ in range(2):
+            lead = leader(run.voters)
+            for follower in [server for server in run.voters if server is not lead]:
+                (other,) = (server for server in run.voters if server not in (lead, follower))
+                with promises.promise(
+                    f"server {follower.myid} ({follower.kind}) dies, {other.kind} takes over"
+                ) as said:
+                    follower.kill9()
+                    wait_for("all observers at the other", lambda o=other: _served_at(o, observers), 30)
+                    run.load.progress()
+                    _passes_on(other, observers)
+                    said.append(_masters(run, observers))
+                    serves(follower)
+                    run.load.progress()
+            with promises.promise("the leader dies, the observers find their way") as said:
+                assert lead is not None
+                lead.kill9()
+                wait_for_leader(run.voters)
+                serves(lead)
+                run.load.progress()
+                for server in observers:
+                    serves(server)
+                said.append(_masters(run, observers))
+    run.end()
+    for server in run.servers:
+        server.stop()
+
+
+def _members_of_own_hosts(directory: Path, kinds: Sequence[str]) -> list[Zk]:
+    """All followers listen at one port for observers, so each server has an address of its own."""
+    port = free_port()
+    lines = {}
+    for myid, kind in enumerate(kinds, 1):
+        role = ":observer" if kind.endswith("/observer") else ""
+        lines[f"server.{myid}"] = f"127.0.1.{myid}:{free_port()}:{free_port()}{role}"
+    servers = []
+    for myid, kind in enumerate(kinds, 1):
+        own = {"peerType": "observer"} if kind.endswith("/observer") else {}
+        keys = CONFIG | lines | own | {"observerMasterPort": port}
+        servers.append(Zk(directory / f"zk{myid}", kind.removesuffix("/observer"), config=keys, myid=myid))
+    return servers
+
+
+def _served_at(follower: Zk, observers: Sequence[Zk]) -> bool:
+    masters = [metric(server, "zk_observer_master_id") for server in observers]
+    return masters == [str(follower.myid)] * len(observers) and (
+        metric(follower, "zk_synced_observers") == str(len(observers))
+    )
+
+
+def _masters(run: Run, observers: Sequence[Zk]) -> str:
+    """Who serves whom; raises Broken when the leader does."""
+    lead = leader(run.voters)
+    assert lead is not None
+    masters = {server.myid: metric(server, "zk_observer_master_id") for server in observers}
+    if str(lead.myid) in masters.values() or metric(lead, "zk_synced_observers") != "0":
+        raise Broken(f"the leader, server {lead.myid}, serves observers: {masters}")
+    return ", ".join(f"{observer} at {master}" for observer, master in masters.items())
+
+
+def _passes_on(follower: Zk, observers: Sequence[Zk]) -> None:
+    """A write, a sync and a watch by way of each observer; idle sessions live on, silent ones end."""
+    clients = [KazooClient(server.address, timeout=4) for server in observers]
+    silent = Wire(observers[0].port, session_timeout_ms=4000)
+    silent.connect()
+    silent.call(OpCode.CREATE, create("/silent", b"", EPHEMERAL))
+    began = time.monotonic()
+    fired = []
+    for client in clients:
+        client.start(20)
+        client.create(f"/idle-{client.client_id[0]}", b"", ephemeral=True)
+    with _client_of(follower) as other:
+        for number, client in enumerate(clients):
+            client.exists("/passed-on", watch=lambda _event, n=number: fired.append(n))
+        other.create("/passed-on", b"")
+        for client in clients:
+            client.sync("/")
+            if client.exists("/passed-on") is None:
+                raise Broken("a sync is answered before what was committed")
+        other.delete("/passed-on")
+        wait_for("all watches fire", lambda: len(fired) == len(clients), 10)
+        wait_for("the silent session ends", lambda: other.exists("/silent") is None, 30)
+        time.sleep(max(0, began + 8 - time.monotonic()))
+        for client in clients:
+            if other.exists(f"/idle-{client.client_id[0]}") is None:
+                raise Broken("an idle session has ended")
+            client.stop()
+            client.close()
+
+
+@contextlib.contextmanager
+def _client_of(server: Zk) -> Iterator[KazooClient]:
+    client = KazooClient(server.address, timeout=20)
+    client.start(20)
+    try:
+        yield client
+    finally:
+        client.stop()
+        client.close()
+
+
 @contextlib.contextmanager
 def _kept(servers: Sequence[Zk]) -> Iterator[KeptSessions]:
     kept = KeptSessions(",".join(server.address for server in servers))
@@ -265,10 +398,13 @@ def _kept(servers: Sequence[Zk]) -> Iterator[KeptSessions]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated: %(default)s")
     parser.add_argument("--kinds", action="append", help="an ensemble; may be given several times")
     parser.add_argument("--swap", action="append", help="two kinds; may be given several times")
+    parser.add_argument("--observed", action="append", help="kinds; may be given several times")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--keep", action="store_true", help="leave logs and data")
     arguments = parser.parse_args()
@@ -281,6 +417,7 @@ def main() -> None:
     with work_directory("mixed", arguments.keep) as directory:
         runs = [(kill_part, kinds) for kinds in arguments.kinds or ENSEMBLES if "kill" in parts]
         runs += [(swap_part, kinds) for kinds in arguments.swap or SWAPS if "swap" in parts]
+        runs += [(observed_part, kinds) for kinds in arguments.observed or OBSERVED if "observed" in parts]
         for number, (part, kinds) in enumerate(runs):
             promises = Promises(f"{part.__name__.removesuffix('_part')} {kinds}", limit=600)
             print(f"-- {promises.system}", flush=True)

@@ -36,6 +36,7 @@ class QuorumPortOptions:
         data_max: limit for the data of a packet, in bytes.
         connect_timeout_ms: of one attempt to reach the leader.
         retry_delay_ms: between two of them.
+        observer_master_port: where followers take observers; 0 = nowhere.
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class QuorumPortOptions:
         "digest_enabled",
         "listen_on_all_ips",
         "mesh",
+        "observer_master_port",
         "owners",
         "retry_delay_ms",
         "server_id",
@@ -58,6 +60,7 @@ class QuorumPortOptions:
         connect_timeout_ms: int,
         retry_delay_ms: int,
         listen_on_all_ips: bool,
+        observer_master_port: int,
         owners: OwnerRules,
         digest_enabled: bool,
     ) -> None:
@@ -67,6 +70,7 @@ class QuorumPortOptions:
         self.connect_timeout_ms = connect_timeout_ms
         self.retry_delay_ms = retry_delay_ms
         self.listen_on_all_ips = listen_on_all_ips
+        self.observer_master_port = observer_master_port
         self.owners = owners
         self.digest_enabled = digest_enabled
 
@@ -95,10 +99,13 @@ class EnsembleSockets:
         self._mesh = ElectionMesh(
             options.server_id, asyncio.get_running_loop(), options.mesh, driver.notified, log
         )
-        self._elects_at: list[tuple[str, int]] = []
+        own = view.committed.servers[options.server_id]
+        # Where this server is, by the last committed configuration that names it.
+        self._elects_at = _election_addresses(own.addresses)
+        self._learns_at = _quorum_addresses(own.addresses)
         self._moving = asyncio.Lock()
         self._learners: LearnerPort | None = None
-        self._learners_at: list[tuple[str, int]] = []
+        self._observers: LearnerPort | None = None
         self._dialler: LeaderDialler | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -108,14 +115,13 @@ class EnsembleSockets:
         Raises:
             ElectionPortError: it cannot be had.
         """
-        own = self._view.committed.servers[self._options.server_id]
-        self._elects_at = _election_addresses(own.addresses)
         await self._mesh.start(self._elects_at)
         self.view_changed(self._view)
 
     async def close(self) -> None:
         """Close everything. Idempotent."""
         self.listen(False)
+        self.listen_for_observers(False)
         self.dial(None)
         if self._dialler is not None:
             self._dialler.close()
@@ -151,10 +157,14 @@ class EnsembleSockets:
         if elects_at != self._elects_at:
             self._elects_at = elects_at
             self._begin(self._move_election_port())
-        learners = self._learners
-        if learners is not None and self._own_quorum_addresses() != self._learners_at:
+        learns_at = _quorum_addresses(member.addresses)
+        if learns_at != self._learns_at:
             # Learners that are there stay until they know whom to follow, which need not be this server any more.
-            self._begin(self._open(learners.move(self._choose_quorum_addresses())))
+            self._learns_at = learns_at
+            if self._learners is not None:
+                self._begin(self._open(self._learners.move(self._listening(learns_at))))
+            if self._observers is not None:
+                self._begin(self._open(self._observers.move(self._listening(self._for_observers(learns_at)))))
         if member.client is not None:
             self._move_clients(member.client)
 
@@ -176,14 +186,20 @@ class EnsembleSockets:
             self._learners.close()
             self._learners = None
         if wanted:
-            port = LearnerPort(self._driver, self._options.data_max, self._choose_quorum_addresses())
+            port = LearnerPort(self._driver, self._options.data_max, self._listening(self._learns_at))
             self._learners = port
             self._begin(self._open(port.start()))
 
-    def _choose_quorum_addresses(self) -> list[tuple[str | None, int]]:
-        self._learners_at = self._own_quorum_addresses()
-        listen_on_all_ips = self._options.listen_on_all_ips
-        return [(None if listen_on_all_ips else host, port) for host, port in self._learners_at]
+    def listen_for_observers(self, wanted: bool) -> None:
+        """Take observers at the port for them, or do not."""
+        if self._observers is not None:
+            self._observers.close()
+            self._observers = None
+        if wanted:
+            addresses = self._listening(self._for_observers(self._learns_at))
+            port = LearnerPort(self._driver.observers, self._options.data_max, addresses)
+            self._observers = port
+            self._begin(self._open(port.start()))
 
     async def _open(self, opening: Coroutine[None, None, list[str]]) -> None:
         try:
@@ -196,10 +212,16 @@ class EnsembleSockets:
 
     def dial(self, leader_id: int | None) -> None:
         """Connect to a server's peer port, again and again; None: stop that."""
-        if leader_id is None:
-            if self._dialler is not None:
-                self._dialler.stop()
-            return
+        if leader_id is not None:
+            self._dial(self._quorum_addresses_of(leader_id))
+        elif self._dialler is not None:
+            self._dialler.stop()
+
+    def dial_observer_master(self, server_id: int) -> None:
+        """Connect to a server's port for observers, again and again."""
+        self._dial(self._for_observers(self._quorum_addresses_of(server_id)))
+
+    def _dial(self, addresses: Sequence[tuple[str, int]]) -> None:
         if self._dialler is not None:
             self._dialler.close()
         options = self._options
@@ -207,7 +229,7 @@ class EnsembleSockets:
             self._driver,
             options.data_max,
             lambda: SnapshotStream(options.owners, options.digest_enabled),
-            self._quorum_addresses(leader_id),
+            addresses,
             connect_timeout_ms=options.connect_timeout_ms,
             retry_delay_ms=options.retry_delay_ms,
             failed=self._driver.dial_failed,
@@ -215,14 +237,22 @@ class EnsembleSockets:
 
     # -- addresses
 
-    def _own_quorum_addresses(self) -> list[tuple[str, int]]:
-        """By the committed configuration; by the proposed one only where that is the first to name this server."""
-        member = self._view.member(self._options.server_id)
-        return [] if member is None else [(one.host, one.quorum_port) for one in member.addresses]
+    def _quorum_addresses_of(self, server_id: int) -> list[tuple[str, int]]:
+        return _quorum_addresses(self._view.addresses().get(server_id, ()))
 
-    def _quorum_addresses(self, server_id: int) -> Sequence[tuple[str, int]]:
-        return [(one.host, one.quorum_port) for one in self._view.addresses().get(server_id, ())]
+    def _listening(self, addresses: Sequence[tuple[str, int]]) -> list[tuple[str | None, int]]:
+        if self._options.listen_on_all_ips:
+            return [(None, port) for port in dict.fromkeys(port for _, port in addresses)]
+        return list(addresses)
+
+    def _for_observers(self, addresses: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        port = self._options.observer_master_port
+        return [(host, port) for host in dict.fromkeys(host for host, _ in addresses)]
 
 
 def _election_addresses(addresses: Sequence[MemberAddress]) -> list[tuple[str, int]]:
     return [(one.host, one.election_port) for one in addresses]
+
+
+def _quorum_addresses(addresses: Sequence[MemberAddress]) -> list[tuple[str, int]]:
+    return [(one.host, one.quorum_port) for one in addresses]

@@ -76,6 +76,8 @@ def peer_options(config: ServerConfig) -> PeerOptions:
         min_notification_interval_ms=ensemble.min_notification_interval_ms,
         max_notification_interval_ms=ensemble.max_notification_interval_ms,
         observer_election_delay_ms=ensemble.observer_election_delay_ms,
+        observer_reconnect_delay_ms=ensemble.observer_reconnect_delay_ms,
+        observer_master_port=ensemble.observer_master_port,
         read_only_mode_enabled=config.readonlymode_enabled,
     )
 
@@ -113,6 +115,7 @@ def quorum_port_options(config: ServerConfig, owners: OwnerRules) -> QuorumPortO
         connect_timeout_ms=ensemble.cnx_timeout_ms,
         retry_delay_ms=ensemble.leader_connect_delay_during_retry_ms,
         listen_on_all_ips=ensemble.quorum_listen_on_all_ips,
+        observer_master_port=ensemble.observer_master_port,
         owners=owners,
         digest_enabled=config.digest_enabled,
     )

@@ -61,7 +61,8 @@ class LearningService(Service):
         self._forwarder = forwarder
         self._quorum_stats = parts.quorum_stats
         self._revalidating: dict[int, ClientLink] = {}
-        self._syncs: deque[Request] = deque()
+        # Own requests, and whoever else waits for a sync; the leader answers in this order.
+        self._syncs: deque[Request | object] = deque()
         # Forwarded for connections that are gone, by session, in order. A client that comes back may count its xids from 1
         # again: what becomes of its old requests must not be taken for the answers to new ones.
         self._abandoned: dict[int, deque[Request]] = {}
@@ -84,6 +85,10 @@ class LearningService(Service):
         link = self._revalidating.pop(session_id, None)
         if link is not None and self.links.get(session_id) is link:
             self._finish_connect(link, valid)
+
+    def touched(self, session_id: int, timeout_ms: int) -> None:
+        """An observer that this server serves has heard of a session."""
+        self._learned.touch(session_id, timeout_ms, 0)
 
     def take_touched(self) -> list[tuple[int, int]]:
         """Sessions heard of since the last call, and those committed since then once each, with their timeouts."""
@@ -132,6 +137,10 @@ class LearningService(Service):
                 self._abandoned.setdefault(link.session_id, deque()).extend(forwarded)
         super()._forget_pending(link)
 
+    def await_sync(self, asker: object) -> None:
+        """A sync goes to the leader for somebody else; `synced` names the asker when its turn has come."""
+        self._syncs.append(asker)
+
     # -- progress
 
     def commit(self, txn: Txn, mono_ms: int) -> None:
@@ -158,17 +167,24 @@ class LearningService(Service):
             del self._abandoned[txn.client_id]
         return True
 
-    def synced(self, mono_ms: int) -> None:
-        """The leader has answered the oldest sync: everything committed before it is applied here."""
+    def synced(self, mono_ms: int) -> object | None:
+        """The leader has answered the oldest sync: everything committed before it is applied here.
+
+        Returns:
+            who waited for it, if it was no client of this server.
+        """
         if not self._syncs:
-            return
+            return None
         request = self._syncs.popleft()
+        if not isinstance(request, Request):
+            return request
         self._quorum_stats.syncs += 1
         link = request.link
         assert link is not None
         request.waits = False
         if link.pending and link.pending[0] is request:
             self._serve_waiting(link, mono_ms)
+        return None
 
 
 def _answers(txn: Txn, request: Request) -> bool:

@@ -28,6 +28,7 @@ from zkpy.core.zab.effects import (
 from zkpy.core.zab.election import Election
 from zkpy.core.zab.leader import Leader
 from zkpy.core.zab.learner import Learner
+from zkpy.core.zab.observer_master import ObserverMasters
 from zkpy.core.zab.votes import UNTRUSTED_ZXID, Vote
 from zkpy_protocol.election import ServerState
 
@@ -64,10 +65,12 @@ class Peer:
         "_is_own_effect",
         "_is_undecided_reported",
         "_looking_since_ms",
+        "_masters",
         "_own_effects",
         "_random",
         "_settled",
         "_unavailable_since_ms",
+        "_vote",
         "_wake_ms",
         "election",
         "fatal",
@@ -77,7 +80,7 @@ class Peer:
     )
 
     def __init__(self, state: PeerState, random: random.Random) -> None:
-        """`random` spreads observers that look for a leader; nothing else is drawn."""
+        """`random` spreads observers over time and over observer masters; nothing else is drawn."""
         options = state.options
         self.state = state
         self.election = Election(
@@ -92,6 +95,7 @@ class Peer:
         self.service: Service = NoService(state.parts, state.database.tree.owners)
         self.fatal: tuple[int, str] | None = None
         self._random = random
+        self._masters = ObserverMasters(random)
         # The last txn the driver took for the log, and the last one it confirmed.
         self._handed = self._durable = state.database.tree.last_zxid
         self._effect: Effect | None = None
@@ -101,7 +105,9 @@ class Peer:
         self._is_undecided_reported = False
         self._ending: Leader | Learner | None = None
         self._settled = False
+        # Until when nothing happens, and the leader to observe then, if it is known already.
         self._wake_ms: int | None = None
+        self._vote: Vote | None = None
         self._looking_since_ms: int | None = None
         self._unavailable_since_ms: int | None = None
 
@@ -119,10 +125,20 @@ class Peer:
         return isinstance(self.role, Leader)
 
     @property
+    def wants_observers(self) -> bool:
+        """Whether observers may connect at the port for them."""
+        return isinstance(self.role, Learner) and self.role.observer_master is not None
+
+    @property
     def wanted_leader(self) -> int | None:
         """Id of the server to connect to; None while there is none, or a connection."""
         role = self.role
-        return role.leader_id if isinstance(role, Learner) and role.wants_connection else None
+        return role.master_id if isinstance(role, Learner) and role.wants_connection else None
+
+    @property
+    def observes_by_masters(self) -> bool:
+        """Whether `wanted_leader` is to be reached at its port for observers."""
+        return self.is_observer and self.state.options.observer_master_port > 0
 
     @property
     def next_deadline_ms(self) -> int | None:
@@ -145,6 +161,7 @@ class Peer:
         database = state.database
         zxid = database.tree.last_zxid if database.is_trusted else UNTRUSTED_ZXID
         self._wake_ms = None
+        self._vote = None
         self._settled = False
         state.stats.looking += 1
         if self._looking_since_ms is None:
@@ -162,7 +179,7 @@ class Peer:
             self._adopt(election.adopted_config, mono_ms)
         vote = election.decided
         if self.role is None and self._ending is None and vote is not None and self._wake_ms is None:
-            self._begin(vote, wall_ms, mono_ms)
+            self._enter(vote, wall_ms, mono_ms)
 
     def _adopt(self, text: str, mono_ms: int) -> None:
         """Another server has a newer configuration (§3.4 rule 1)."""
@@ -172,6 +189,18 @@ class Peer:
         self._own_effects.append(SaveCommittedConfig(text))
         state.trace.append(("config.adopted", {"config_version": state.view.committed.version}))
         self._look(mono_ms)
+
+    def _enter(self, vote: Vote, wall_ms: int, mono_ms: int) -> None:
+        """Begin the role that a vote means; observers not all at once."""
+        delay_ms = self.state.options.observer_reconnect_delay_ms
+        if delay_ms > 0 and self.is_observer and self._is_to_pause():
+            self._vote = vote
+            self._wake_ms = mono_ms + self._random.randrange(delay_ms)
+        else:
+            self._begin(vote, wall_ms, mono_ms)
+
+    def _is_to_pause(self) -> bool:
+        return not self.observes_by_masters or self._masters.is_exhausted_for(self.state.view.committed)
 
     def _begin(self, vote: Vote, wall_ms: int, mono_ms: int) -> None:
         state = self.state
@@ -190,7 +219,8 @@ class Peer:
         if vote.leader == state.server_id:
             self.role = Leader(state, wall_ms, mono_ms)
         else:
-            self.role = Learner(state, vote.leader, self.is_observer, wall_ms, mono_ms)
+            master_id = self._masters.next(state.view.committed) if self.observes_by_masters else None
+            self.role = Learner(state, vote.leader, self.is_observer, wall_ms, mono_ms, master_id)
         self.step(wall_ms, mono_ms)
 
     def step(self, wall_ms: int, mono_ms: int) -> None:
@@ -270,7 +300,7 @@ class Peer:
             )
             self.election.view = state.view
             self.election.stand(self._standing(designated), vote)
-            self._begin(vote, wall_ms, mono_ms)
+            self._enter(vote, wall_ms, mono_ms)
         elif self.is_observer and state.options.observer_election_delay_ms > 0:
             self._wake_ms = mono_ms + self._random.randrange(state.options.observer_election_delay_ms)
         else:
@@ -325,7 +355,12 @@ class Peer:
         """`next_deadline_ms` has come."""
         if self._wake_ms is not None:
             if mono_ms >= self._wake_ms:
-                self._look(mono_ms)
+                vote, self._vote = self._vote, None
+                if vote is None:
+                    self._look(mono_ms)
+                else:
+                    self._wake_ms = None
+                    self._begin(vote, wall_ms, mono_ms)
         else:
             self.election.tick(mono_ms)
         self._follow_election(wall_ms, mono_ms)
@@ -352,6 +387,15 @@ class Peer:
         self.role.connected(link)
         self.step(wall_ms, mono_ms)
 
+    def observer_connected(self, link: QuorumLink, wall_ms: int, mono_ms: int) -> None:
+        """Somebody has connected to the port for observers."""
+        role = self.role
+        if isinstance(role, Learner) and role.observer_master is not None:
+            role.observer_master.connected(link)
+        else:
+            link.close("this server does not follow")
+        self.step(wall_ms, mono_ms)
+
     def receive(self, link: QuorumLink, packets: Sequence[QuorumPacket], wall_ms: int, mono_ms: int) -> None:
         """Packets of another server, in order."""
         role = self.role
@@ -359,6 +403,8 @@ class Peer:
             role.receive(link, packets, wall_ms, mono_ms)
         elif role is not None and role.link is link:
             role.receive(packets, wall_ms, mono_ms)
+        elif role is not None and role.observer_master is not None:
+            role.observer_master.receive(link, packets)
         self.step(wall_ms, mono_ms)
 
     def snapshot(
@@ -377,6 +423,8 @@ class Peer:
             role.disconnected(link)
         elif role is not None and role.link is link:
             role.disconnected(reason)
+        elif role is not None and role.observer_master is not None:
+            role.observer_master.disconnected(link)
         self.step(wall_ms, mono_ms)
 
     # -- the disk

@@ -259,9 +259,7 @@ class EnsembleConfig:
         "localSessionsUpgradingEnabled", values.strict_boolean, False
     )
     sync_enabled: bool = _static("syncEnabled", values.strict_boolean, True)
-    observer_master_port: int = _static(
-        "observerMasterPort", values.integer, 0, is_effective=False
-    )  # 0 = off
+    observer_master_port: int = _static("observerMasterPort", values.integer, 0)  # 0 = off
     multi_address_enabled: bool = _static("multiAddress.enabled", values.strict_boolean, False)
     multi_address_reachability_check_enabled: bool = _static(
         "multiAddress.reachabilityCheckEnabled", values.strict_boolean, True, is_effective=False
@@ -289,9 +287,7 @@ class EnsembleConfig:
     leader_connect_delay_during_retry_ms: int = _property(
         "leaderConnectDelayDuringRetryMs", values.java_integer, 100
     )
-    observer_reconnect_delay_ms: int = _property(
-        "observer.reconnectDelayMs", values.java_long, 0, is_effective=False
-    )
+    observer_reconnect_delay_ms: int = _property("observer.reconnectDelayMs", values.java_long, 0)
     observer_election_delay_ms: int = _property("observer.election.DelayMs", values.java_integer, 200)
     observer_master_size_limit: int = _property(
         "observerMaster.sizeLimit", values.java_integer, 33554432, is_effective=False

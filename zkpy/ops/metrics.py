@@ -168,7 +168,7 @@ def _role_values(view: ServerView) -> Iterator[tuple[str, Value]]:
     if peer_state is not None:
         yield "peer_state", f"{peer_state} - broadcast"
     if view.service.mode == "observer" and view.learner is not None:
-        yield "observer_master_id", view.learner.leader_id
+        yield "observer_master_id", view.learner.master_id
 
 
 # -- by kind
@@ -216,7 +216,8 @@ def quorum_gauges(view: ServerView) -> dict[str, Value]:
     values: dict[str, Value] = {"quorum_size": len(voters)}
     leader = view.leader
     if leader is None:
-        return values
+        master = None if view.learner is None else view.learner.observer_master
+        return values if master is None else values | {"synced_observers": master.observer_count}
     sizes = view.quorum_stats.proposal_sizes
     followers = leader.follower_ids
     return values | {

@@ -52,8 +52,14 @@ class Shells(Protocol):
     def listen(self, wanted: bool) -> None:
         """Take learners, or do not."""
 
+    def listen_for_observers(self, wanted: bool) -> None:
+        """Take observers at the port for them, or do not; their handler is `QuorumDriver.observers`."""
+
     def dial(self, leader_id: int | None) -> None:
         """Connect to this server's peer port, again and again; None: stop that."""
+
+    def dial_observer_master(self, server_id: int) -> None:
+        """Connect to this server's port for observers, again and again, until `dial` stops it."""
 
     def notify(self, server_id: int, notification: Notification) -> None:
         """Send on the election port."""
@@ -77,9 +83,11 @@ class QuorumDriver(Driver):
         "_dialled",
         "_disk",
         "_is_listening",
+        "_is_listening_for_observers",
         "_peer",
         "_shells",
         "_view",
+        "observers",
     )
 
     def attach(self, peer: Peer, disk: Disk, shells: Shells) -> None:
@@ -87,7 +95,8 @@ class QuorumDriver(Driver):
         self._peer = peer
         self._disk = disk
         self._shells = shells
-        self._is_listening = False
+        self._is_listening = self._is_listening_for_observers = False
+        self.observers = ObserverHandler(self)
         self._dialled: int | None = None
         self._view = peer.state.view
         self._deadline: asyncio.TimerHandle | None = None
@@ -125,6 +134,11 @@ class QuorumDriver(Driver):
     def connected(self, link: QuorumLink) -> None:
         """A learner has come, or the leader was reached."""
         self._peer.connected(link, self.wall_ms(), self.mono_ms())
+        self.after_input()
+
+    def observer_connected(self, link: QuorumLink) -> None:
+        """An observer has come to the port for them; the rest is as with every link."""
+        self._peer.observer_connected(link, self.wall_ms(), self.mono_ms())
         self.after_input()
 
     def receive(self, link: QuorumLink, packets: Sequence[QuorumPacket]) -> None:
@@ -197,9 +211,15 @@ class QuorumDriver(Driver):
         if peer.wants_learners is not self._is_listening:
             self._is_listening = peer.wants_learners
             shells.listen(self._is_listening)
+        if peer.wants_observers is not self._is_listening_for_observers:
+            self._is_listening_for_observers = peer.wants_observers
+            shells.listen_for_observers(self._is_listening_for_observers)
         if peer.wanted_leader != self._dialled:
             self._dialled = peer.wanted_leader
-            shells.dial(self._dialled)
+            if self._dialled is not None and peer.observes_by_masters:
+                shells.dial_observer_master(self._dialled)
+            else:
+                shells.dial(self._dialled)
 
     def _set_deadline(self) -> None:
         deadline_ms = self._peer.next_deadline_ms
@@ -259,3 +279,24 @@ class QuorumDriver(Driver):
     def _done(self, effect: Effect, result: object) -> None:
         self._peer.done(effect, result, self.wall_ms(), self.mono_ms())
         self.after_input()
+
+
+class ObserverHandler:
+    """The handler of connections at the port for observers: the driver, which is told where they came."""
+
+    __slots__ = ("_driver", "disconnected", "receive", "snapshot")
+
+    def __init__(self, driver: QuorumDriver) -> None:
+        self._driver = driver
+        self.receive = driver.receive
+        self.snapshot = driver.snapshot
+        self.disconnected = driver.disconnected
+
+    @property
+    def quorum_dirty(self) -> list[QuorumLink]:
+        """As of the driver."""
+        return self._driver.quorum_dirty
+
+    def connected(self, link: QuorumLink) -> None:
+        """An observer, or whoever wants to be taken for one."""
+        self._driver.observer_connected(link)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.unit.core.zab.learner_host import (
     LEADER,
+    MEMBERS,
     UP_TO_DATE,
     Host,
     leader_info,
@@ -252,3 +253,118 @@ def test_3642_after_half_a_snap_the_disk_is_read_before_the_next_vote() -> None:
     assert carry_out_all(host, peer) == ["ReloadDatabase"]
     assert votes(peer) == {(ServerState.LOOKING, zxid(1, 3), 1)}
     assert host.paths == ["/n100000001", "/n100000002", "/n100000003"]
+
+
+# -- observers and observer masters (§13)
+
+OBSERVES = MEMBERS.replace(
+    "server.1=127.0.0.1:2181:2191:participant", "server.1=127.0.0.1:2181:2191:observer"
+)
+OBSERVES += "\nserver.4=127.0.0.1:2184:2194:participant"
+
+
+def observing(**options: Any) -> tuple[Host, Peer]:
+    """An observer whose election has chosen server 3."""
+    host = Host(observer=True, members=OBSERVES, **options)
+    return host, elected(host, ServerState.OBSERVING)
+
+
+def look_again(host: Host, peer: Peer) -> None:
+    """The role ends, and another election chooses server 3."""
+    for _ in range(DIAL_TRIES_MAX):
+        peer.dial_failed("refused", host.wall_ms, host.mono_ms)
+    host.mono_ms += 1000
+    peer.wake(host.wall_ms, host.mono_ms)
+    vote = Vote(LEADER, 0, 1, 0)
+    peer.election.stand(ServerState.OBSERVING, vote)
+    peer.election.decided = vote
+    peer.notified(9, STRANGER, host.wall_ms, host.mono_ms)
+
+
+def test_an_observer_without_observer_masters_goes_to_the_leader() -> None:
+    _, peer = observing()
+    assert (peer.wanted_leader, peer.observes_by_masters) == (LEADER, False)
+
+
+def test_an_observer_goes_round_the_observer_masters_whoever_leads() -> None:
+    host, peer = observing(observer_master_port=2300)
+    asked = []
+    for _ in range(6):
+        assert peer.observes_by_masters
+        asked.append(peer.wanted_leader)
+        look_again(host, peer)
+    assert set(asked[:3]) == {2, 3, 4}
+    assert asked[3:] == asked[:3]
+    assert isinstance(peer.role, Learner)
+    assert peer.role.leader_id == LEADER
+
+
+def test_a_follower_goes_to_the_leader_although_there_are_observer_masters() -> None:
+    host = Host(observer_master_port=2300)
+    peer = elected(host, ServerState.FOLLOWING)
+    assert (peer.wanted_leader, peer.observes_by_masters) == (LEADER, False)
+
+
+def test_observers_pause_before_they_go_to_the_leader() -> None:
+    host, peer = observing(observer_reconnect_delay_ms=500)
+    assert peer.role is None
+    due_ms = peer.next_deadline_ms
+    assert due_ms is not None
+    assert host.mono_ms <= due_ms < host.mono_ms + 500
+    peer.wake(host.wall_ms, due_ms - 1)
+    assert peer.wanted_leader is None
+    peer.wake(host.wall_ms, due_ms)
+    assert peer.wanted_leader == LEADER
+
+
+def test_observers_pause_when_they_have_asked_all_observer_masters() -> None:
+    host, peer = observing(observer_reconnect_delay_ms=500, observer_master_port=2300)
+    asked = []
+    for _ in range(3):
+        asked.append(peer.wanted_leader)
+        look_again(host, peer)
+    assert None not in asked
+    assert peer.role is None
+    host.mono_ms += 500
+    peer.wake(host.wall_ms, host.mono_ms)
+    assert peer.wanted_leader == asked[0]
+
+
+def test_a_follower_takes_observers_at_their_port_only_while_it_serves() -> None:
+    host = Host(observer_master_port=2300)
+    peer = elected(host, ServerState.FOLLOWING)
+    early = QuorumLink(host.state.quorum_dirty, "observer")
+    before = peer.wants_observers
+    peer.observer_connected(early, host.wall_ms, host.mono_ms)
+    assert early.closed == "this server does not follow"
+    leader = QuorumLink(host.state.quorum_dirty, "leader")
+    peer.connected(leader, host.wall_ms, host.mono_ms)
+    for each in (leader_info(1), packet(PacketType.DIFF, 0), new_leader(1), UP_TO_DATE):
+        hear(host, peer, leader, each)
+        carry_out_all(host, peer)
+    assert (before, peer.wants_observers) == (False, True)
+    observer, gone = (QuorumLink(host.state.quorum_dirty, "observer") for _ in range(2))
+    for link in (observer, gone):
+        peer.observer_connected(link, host.wall_ms, host.mono_ms)
+        for said in (learner_info(6, 0, 0, is_observer=True), ack_epoch(0, 0)):
+            hear(host, peer, link, decode_quorum_packet(said)[0])
+    peer.disconnected(gone, "reset", host.wall_ms, host.mono_ms)
+    assert isinstance(peer.role, Learner)
+    assert peer.role.observer_master is not None
+    assert peer.role.observer_master.observer_count == 1
+    peer.disconnected(leader, "reset", host.wall_ms, host.mono_ms)
+    assert observer.closed == "this server follows no more"
+
+
+def test_1732_whoever_looks_for_a_leader_is_told_the_epoch_that_is_established() -> None:
+    """Before, the vote of the election counts; nobody may know that its epoch has come to something."""
+    host, peer = following()
+    late = Notification(ServerState.LOOKING, 2, 0, 1, 0)
+    peer.notified(2, late, host.wall_ms, host.mono_ms)
+    assert votes(peer) == {(ServerState.FOLLOWING, 0, 0)}
+    host, peer, _ = serving_follower()
+    peer.notified(2, late, host.wall_ms, host.mono_ms)
+    assert votes(peer) == {(ServerState.FOLLOWING, 0, 1)}
+    host, peer, _ = serving_leader()
+    peer.notified(2, late, host.wall_ms, host.mono_ms)
+    assert votes(peer) == {(ServerState.LEADING, 0, 1)}

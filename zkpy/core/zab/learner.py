@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING
 from zkpy.core.learning import LearningService
 from zkpy.core.zab import learner_packets
 from zkpy.core.zab.database import Database
-from zkpy.core.zab.effects import LoadDatabase, SaveAcceptedEpoch, SaveCurrentEpoch
+from zkpy.core.zab.effects import LoadDatabase, ReadHistory, SaveAcceptedEpoch, SaveCurrentEpoch
 from zkpy.core.zab.learner_sync import LearnerSync, UnreachableZxidError
+from zkpy.core.zab.observer_master import ObserverMaster
 from zkpy.core.zab.peer_state import epoch_of, first_of
 from zkpy.core.zab.reconfig import activate, is_observer_in, moves_leader, saw, write_config_node
 from zkpy_protocol.errors import ProtocolError
@@ -91,6 +92,8 @@ class Learner:
         over: why the role has ended.
         fatal: exit code and reason when this server must stop at once; `over` stays None then.
         established_epoch: the leader's epoch once its UPTODATE is acked.
+        master_id: the server at which an observer gets it all; the leader itself, if it is not told otherwise.
+        observer_master: what this server does for observers, while it follows and is to.
         designated_leader: whom to follow next, without an election; None means election.
         database_lost: once it is over: the database has to be read from disk before the next election.
     """
@@ -119,6 +122,8 @@ class Learner:
         "fatal",
         "leader_id",
         "link",
+        "master_id",
+        "observer_master",
         "over",
         "service",
     )
@@ -130,6 +135,7 @@ class Learner:
         is_observer: bool,
         wall_ms: int,  # noqa: ARG002  roles are made alike
         mono_ms: int,
+        master_id: int | None = None,
     ) -> None:
         options = state.options
         self._state = state
@@ -155,6 +161,8 @@ class Learner:
         # Handed to the log, and to be acked when they are durable.
         self._unacked: deque[int] = deque()
         self.leader_id = leader_id
+        self.master_id = leader_id if master_id is None else master_id
+        self.observer_master: ObserverMaster | None = None
         self.link: QuorumLink | None = None
         self.service: LearningService | None = None
         self.over: str | None = None
@@ -254,6 +262,8 @@ class Learner:
             # Whoever waits for the disk, or did not run for a while, has not listened.
             self._heard_ms = mono_ms
         self._ticked_ms = mono_ms
+        if self.observer_master is not None:
+            self.observer_master.tick()
         if mono_ms >= self.next_deadline_ms:
             self._end(f"the leader was silent for {mono_ms - self._heard_ms} ms")
         elif self.service is not None:
@@ -361,6 +371,9 @@ class Learner:
         self._inbox.clear()
         if self.link is not None:
             self.link.close(reason)
+        if self.observer_master is not None:
+            self.observer_master.close("this server follows no more")
+            self.observer_master = None
         if self.service is not None:
             self.service.close()
             self.service = None
@@ -492,6 +505,8 @@ class Learner:
             self._log_and_ack(txn)
         for txn in committed:
             service.commit(txn, mono_ms)
+        if not self._is_observer and state.options.observer_master_port > 0:
+            self.observer_master = ObserverMaster(state, self._epoch, service, self, self._ask)
 
     def _log_and_ack(self, txn: Txn) -> None:
         """Log a proposal; it is acked when it is durable. A TRUNC may have left it in the log, where it is."""
@@ -515,12 +530,17 @@ class Learner:
 
     def _on_commit(self, packet: QuorumPacket, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
         self._stats.commits_received += 1
-        self._commit(packet.zxid, mono_ms)
+        txn = self._commit(packet.zxid, mono_ms)
+        if txn is not None and self.observer_master is not None:
+            self.observer_master.committed(txn)
 
     def _on_commit_and_activate(self, packet: QuorumPacket, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
+        suggested_leader = learner_packets.read_suggested_leader(packet)
         txn = self._commit(packet.zxid, mono_ms)
         if txn is not None:
-            self._activate_txn(txn, learner_packets.read_suggested_leader(packet))
+            if self.observer_master is not None:
+                self.observer_master.activated(txn, suggested_leader)
+            self._activate_txn(txn, suggested_leader)
 
     def _commit(self, zxid: int, mono_ms: int) -> Txn | None:
         """A quorum has the proposal; it may be that this server has not, yet."""
@@ -563,11 +583,16 @@ class Learner:
     def _on_revalidate(self, packet: QuorumPacket, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
         assert self.service is not None
         session_id, is_valid = learner_packets.read_revalidated(packet)
-        self.service.revalidated(session_id, is_valid)
+        master = self.observer_master
+        if master is None or not master.revalidated(packet.zxid, session_id, is_valid):
+            self.service.revalidated(session_id, is_valid)
 
     def _on_sync(self, packet: QuorumPacket, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
         assert self.service is not None
-        self.service.synced(mono_ms)
+        asker = self.service.synced(mono_ms)
+        if asker is not None:
+            assert self.observer_master is not None
+            self.observer_master.synced(asker)
 
     # -- the service's way to the leader
 
@@ -646,6 +671,10 @@ class Learner:
                 self._ack_epoch(state.current_epoch)
             elif isinstance(effect, LoadDatabase):
                 self._rebuilt(result, wall_ms)
+            elif isinstance(effect, ReadHistory):
+                assert self.observer_master is not None
+                assert result is None or isinstance(result, list)
+                self.observer_master.history(effect.link, result)
             self._process(wall_ms, mono_ms)
         self._settle()
 

@@ -49,6 +49,8 @@ class PeerOptions:
         "min_notification_interval_ms",
         "multi_address_enabled",
         "observer_election_delay_ms",
+        "observer_master_port",
+        "observer_reconnect_delay_ms",
         "read_only_mode_enabled",
         "reconfig_enabled",
         "server_id",
@@ -80,6 +82,8 @@ class PeerOptions:
         min_notification_interval_ms: int = 200,
         max_notification_interval_ms: int = 60000,
         observer_election_delay_ms: int = 200,
+        observer_reconnect_delay_ms: int = 0,
+        observer_master_port: int = 0,
         read_only_mode_enabled: bool = False,
     ) -> None:
         self.server_id = server_id
@@ -100,6 +104,8 @@ class PeerOptions:
         self.min_notification_interval_ms = min_notification_interval_ms
         self.max_notification_interval_ms = max_notification_interval_ms
         self.observer_election_delay_ms = observer_election_delay_ms
+        self.observer_reconnect_delay_ms = observer_reconnect_delay_ms
+        self.observer_master_port = observer_master_port
         self.read_only_mode_enabled = read_only_mode_enabled
 
 
