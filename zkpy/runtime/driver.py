@@ -231,9 +231,12 @@ class Driver:
     def _flush(self) -> None:
         self._flush_scheduled = False
         if not self._in_flight and self.service.unlogged:
-            self._submit()
+            outcome = self._submit()
+            if outcome is not None:
+                self._handle(outcome)
 
-    def _submit(self) -> None:
+    def _submit(self) -> Outcome | None:
+        """Hand over the next batch; what became of it, if it was written at once."""
         self.log_stats.queue_size.add(len(self.service.unlogged))
         txns = self._take_unlogged(self._options.max_batch_size)
         entries = [encode_entry(txn.payload) for txn in txns]
@@ -244,10 +247,8 @@ class Driver:
         )
         self.log_stats.batch_size.add(len(entries))
         outcome = self._thread.submit(Batch(txns[0].zxid, txns[-1].zxid, entries, roll))
-        if outcome is None:
-            self._in_flight = True
-        else:
-            self._handle(outcome)
+        self._in_flight = outcome is None
+        return outcome
 
     def _logged(self, outcome: Outcome) -> None:
         """In the log thread."""
@@ -263,15 +264,19 @@ class Driver:
         if self._log.is_space_low and not self.service.refuse_writes:
             self._run_short_of_space()
         rolled = outcome.batch.roll
+        following: Outcome | None = None
         if rolled:
             self._start_count()
         elif was_in_flight and self.service.unlogged:
             # The disk works on the next batch while this one is being answered.
-            self._submit()
+            following = self._submit()
         self._persisted(outcome.batch.last_zxid)
         if rolled:
             self._on_snapshot_due()
-        self.after_input()
+        if following is not None:
+            self._handle(following)
+        else:
+            self.after_input()
 
     def _handle_failure(self, error: Exception) -> None:
         if not isinstance(error, DiskFullError) or not self._roll_back(error):

@@ -12,6 +12,7 @@ import pytest
 from tests.fakes.driven_server import AwaitedClient, DrivenServer, GatedFs, logged_zxids
 from tests.fakes.memory_fs import MemoryFs
 from tests.fakes.replies import Reply, create, delete, set_data
+from zkpy.runtime.driver import Driver
 from zkpy.storage.errors import LogFailedError
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import GetDataRequest
@@ -84,6 +85,31 @@ async def test_what_gathers_while_the_disk_is_busy_is_one_batch(start: Start) ->
     sizes = server.driver.log_stats.batch_size
     assert (sizes.count, sizes.sum, sizes.max) == (3, 9, 7)
     assert server.driver.log_stats.queue_size.max == 7
+
+
+async def test_what_is_written_at_once_is_told_behind_what_the_thread_had_before_it(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk turns out to be fast while more has gathered: the second batch is durable before the first one is told."""
+    told: list[int] = []
+    tell = Driver._persisted
+
+    def persisted(driver: Driver, zxid: int) -> None:
+        told.append(zxid)
+        tell(driver, zxid)
+
+    monkeypatch.setattr(Driver, "_persisted", persisted)
+    fs = GatedFs()
+    server = start(fs)
+    client = await server.client()
+    fs.gate.clear()
+    client.send(OpCode.CREATE, create("/0"))
+    assert await in_thread(fs.syncing.wait)
+    client.send(OpCode.CREATE, create("/1"))
+    server.driver._thread._pace.is_fast = True
+    fs.gate.set()
+    assert [reply.path for reply in await replies(client, 2)] == ["/0", "/1"]
+    assert told == [1, 2, 3]
 
 
 async def test_a_batch_has_at_most_the_configured_size(start: Start) -> None:
