@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from tests.fakes.local_server import SUPER, Client, PacketAuth
+from tests.fakes.local_server import SUPER, Client, PacketAuth, Server
 from tests.fakes.memory_fs import MemoryFile, MemoryFs
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
 from zkpy.core.data_tree import DataTree
@@ -58,16 +58,16 @@ class GatedFs(MemoryFs):
         return GatedFile(self, created._inode)
 
 
-def logged_zxids(fs: MemoryFs) -> list[int]:
+def logged_zxids(fs: MemoryFs, directory: str = LOG_DIR) -> list[int]:
     """What a restart would find in the log."""
-    reader = LogReader(fs, [path for _, path in numbered(fs, LOG_DIR, "log")], -1)
+    reader = LogReader(fs, [path for _, path in numbered(fs, directory, "log")], -1)
     return [zxid for zxid, _ in reader.entries()]
 
 
 class AwaitedClient(Client):
     """A client whose messages come when the log thread is done."""
 
-    def __init__(self, server: DrivenServer, host: str = "127.0.0.1", ids: Iterable[Id] = ()) -> None:
+    def __init__(self, server: Server, host: str = "127.0.0.1", ids: Iterable[Id] = ()) -> None:
         super().__init__(server, host, ids)
         self._arrived = asyncio.Event()
 

@@ -146,6 +146,11 @@ class Peer:
         return self.election.next_deadline_ms if self._wake_ms is None else self._wake_ms
 
     @property
+    def effect_under_way(self) -> Effect | None:
+        """What the driver took and has not answered with `done`."""
+        return self._effect
+
+    @property
     def unlogged(self) -> list[Txn]:
         """Txns the driver has not taken for the log yet."""
         return self.state.unlogged

@@ -280,6 +280,7 @@ class Driver:
 
     def _handle_failure(self, error: Exception) -> None:
         if not isinstance(error, DiskFullError) or not self._roll_back(error):
+            self._in_flight = True  # for good: nothing goes behind what may be there or not
             self._on_fatal(error)
 
     def _run_short_of_space(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from zkpy.core.zab.effects import InstallSnapshot, ReadHistory, TruncateLog
 from zkpy.runtime.driver import Driver
-from zkpy.storage.errors import DiskFullError
+from zkpy.storage.errors import DiskFullError, LogFailedError
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from zkpy.core.service import Service
     from zkpy.core.txn import Txn
     from zkpy.core.zab.effects import Effect
+    from zkpy.core.zab.leader import Leader
+    from zkpy.core.zab.learner import Learner
     from zkpy.core.zab.quorum_link import QuorumLink
     from zkpy.net.quorum_port import QuorumConnection
     from zkpy.storage.disk import Disk
@@ -84,8 +86,11 @@ class QuorumDriver(Driver):
         "_disk",
         "_is_listening",
         "_is_listening_for_observers",
+        "_is_over",
         "_peer",
+        "_role",
         "_shells",
+        "_state",
         "_view",
         "observers",
     )
@@ -93,8 +98,12 @@ class QuorumDriver(Driver):
     def attach(self, peer: Peer, disk: Disk, shells: Shells) -> None:
         """What it drives; before `start`."""
         self._peer = peer
+        self._state = peer.state
         self._disk = disk
         self._shells = shells
+        # The role that serves, when all it wants of the shells is done.
+        self._role: Leader | Learner | None = None
+        self._is_over = False
         self._is_listening = self._is_listening_for_observers = False
         self.observers = ObserverHandler(self)
         self._dialled: int | None = None
@@ -124,7 +133,7 @@ class QuorumDriver(Driver):
     def notified(self, server_id: int, notification: Notification) -> None:
         """From the election port."""
         self._peer.notified(server_id, notification, self.wall_ms(), self.mono_ms())
-        self.after_input()
+        self._follow_peer()
 
     def dial_failed(self, reason: str) -> None:
         """A try to reach the leader was in vain."""
@@ -159,20 +168,44 @@ class QuorumDriver(Driver):
     def _wake(self) -> None:
         self._deadline = self._deadline_ms = None
         self._peer.wake(self.wall_ms(), self.mono_ms())
-        self.after_input()
+        self._follow_peer()
 
     # -- outputs
 
     def after_input(self) -> None:
         """Carry out everything the last input has led to."""
+        role = self._role
+        state = self._state
+        if (
+            role is None
+            or role.over is not None
+            or role.service is not self.service
+            or state.view is not self._view
+        ):
+            self._follow_peer()
+            return
+        # As a rule a role that serves goes on.
+        if state.trace:
+            self._report(state.trace)
+        super().after_input()
+        if state.effects:
+            self._begin_effect()
+
+    def _follow_peer(self) -> None:
+        """The same when the role may have become another one, or wants something else."""
+        if self._is_over:
+            return
         peer = self._peer
         peer.step(self.wall_ms(), self.mono_ms())
-        if peer.state.trace:
-            self._report(peer.state.trace)
+        if self._state.trace:
+            self._report(self._state.trace)
         if peer.fatal is not None:
+            self._is_over = True
             self._shells.fatal(*peer.fatal)
             return
         self._follow_role()
+        role = peer.role
+        self._role = role if role is not None and role.service is peer.service else None
         super().after_input()
         self._begin_effect()
         outbox = peer.election.outbox
@@ -191,7 +224,7 @@ class QuorumDriver(Driver):
     def send(self) -> None:
         """As of every driver; then what goes to other servers, one write each."""
         super().send()
-        dirty = self._peer.state.quorum_dirty
+        dirty = self._state.quorum_dirty
         while dirty:
             links = dirty.copy()
             dirty.clear()
@@ -236,6 +269,7 @@ class QuorumDriver(Driver):
     # -- the disk
 
     def _take_unlogged(self, count_max: int) -> list[Txn]:
+        assert not isinstance(self._peer.effect_under_way, (TruncateLog, InstallSnapshot))
         return self._peer.take_unlogged(count_max)
 
     def _persisted(self, zxid: int) -> None:
@@ -245,9 +279,14 @@ class QuorumDriver(Driver):
         # Others have these proposals already: this server cannot take them back, nor go on without them.
         return False
 
+    def _ask_for_space(self) -> None:
+        if self._peer.effect_under_way is None:  # which may have the log in its hands
+            super()._ask_for_space()
+
     def _run_short_of_space(self) -> None:
         if self._is_listening:
             # A leader that refuses writes refuses those of all servers, while another one could lead.
+            self.service.refuse_writes = True
             self._on_fatal(DiskFullError("no space for the log of a leader; free space in dataLogDir"))
         else:
             super()._run_short_of_space()
@@ -272,13 +311,14 @@ class QuorumDriver(Driver):
         try:
             result = self._disk.carry_out(effect)
         except Exception as error:  # noqa: BLE001  whatever it is, the disk cannot be trusted any more
-            self._loop.call_soon_threadsafe(self._on_fatal, error)
+            failure = LogFailedError(f"{type(effect).__name__} failed: {error}")
+            self._loop.call_soon_threadsafe(self._on_fatal, failure)
         else:
             self._loop.call_soon_threadsafe(self._done, effect, result)
 
     def _done(self, effect: Effect, result: object) -> None:
         self._peer.done(effect, result, self.wall_ms(), self.mono_ms())
-        self.after_input()
+        self._follow_peer()
 
 
 class ObserverHandler:
