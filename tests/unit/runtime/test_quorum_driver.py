@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import struct
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import structlog
 
 from tests.fakes.driven_member import DATA, FINALIZE_MS, DrivenMember, Wire
 from tests.fakes.driven_server import AwaitedClient, GatedFs
@@ -28,8 +30,9 @@ from zkpy.core.leading import LeadingService
 from zkpy.core.owners import OwnerRules
 from zkpy.core.peer import Peer
 from zkpy.core.txn import Txn
-from zkpy.core.zab.effects import ReadHistory
+from zkpy.core.zab.effects import ReadHistory, TruncateLog
 from zkpy.core.zab.learner_packets import ack, ack_epoch, learner_info, request
+from zkpy.runtime.quorum_driver import QuorumDriver
 from zkpy.storage.errors import DiskFullError, LogFailedError
 from zkpy_protocol.election import Notification, ServerState
 from zkpy_protocol.opcodes import ErrorCode, OpCode
@@ -245,6 +248,28 @@ async def test_what_happened_is_logged_once_with_warnings_as_such(make: Make) ->
     assert member.events().count("leader.established") == 1
 
 
+def test_the_end_of_a_role_and_a_lost_learner_are_warnings_and_the_rest_is_not() -> None:
+    events = {
+        "election.started": "info",
+        "election.undecided": "warning",
+        "election.decided": "info",
+        "leader.established": "info",
+        "learner.synchronizing": "info",
+        "learner.synced": "info",
+        "learner.disconnected": "warning",
+        "learner.dropped": "warning",
+        "role.over": "warning",
+    }
+    capture = structlog.testing.LogCapture()
+    logger = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger)
+    trace: list[tuple[str, dict[str, object]]] = [(event, {"epoch": 7}) for event in events]
+    QuorumDriver._report(cast("QuorumDriver", SimpleNamespace(_logger=logger)), trace)
+    assert [(entry["event"], entry["log_level"], entry["epoch"]) for entry in capture.entries] == [
+        (event, level, 7) for event, level in events.items()
+    ]
+    assert trace == []
+
+
 # -- a role that serves and goes on costs little
 
 
@@ -438,6 +463,23 @@ async def test_a_failed_effect_ends_the_server_and_nothing_is_promised(make: Mak
     assert isinstance(failure, LogFailedError)
     assert str(failure) == "SaveAcceptedEpoch failed: [Errno 28] No space left on device"
     assert member.peer.state.accepted_epoch == 0
+
+
+async def test_5094_a_disk_that_fails_in_the_middle_stops_the_server_and_the_peer_hears_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in memory may be ahead of it, or behind."""
+    member, leader = await following(make)
+    heard: list[object] = []
+    member.peer.state.effects.append(TruncateLog(zxid(1, 0), ()))
+    member.disk.failure = OSError("no such device")
+    monkeypatch.setattr(Peer, "done", lambda *arguments: heard.append(arguments))
+    member.pump()
+    await member.until(lambda: member.failed)
+    await asyncio.sleep(0)
+    assert heard == []
+    assert str(member.failed[0]) == "TruncateLog failed: no such device"
+    assert leader.written() == []
 
 
 async def test_history_that_cannot_be_read_ends_the_server(make: Make) -> None:
