@@ -48,8 +48,12 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m zkpy_protocol.codegen --check
 
-generate: setup  ## protocol/zkpy_protocol/records.py from the schema
+generate: setup  ## protocol/zkpy_protocol/records.py from the schema, docs/zab-lessons.md from its table
 	$(BIN)/python -m zkpy_protocol.codegen
+	$(BIN)/python -m tests.mutants.table
+
+mutants: setup  ## known bugs put into the code, one at a time: their tests have to fail; ONLY="4925 3104" for some lessons
+	$(BIN)/python -m tests.mutants.run $(ONLY)
 
 fuzz: setup  ## coverage-guided, SECONDS_EACH per input surface
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS_EACH)

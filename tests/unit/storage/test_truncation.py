@@ -191,11 +191,14 @@ class TestTruncate:
         assert state(fs) == OLD.states[5]
         assert snapshots_of(fs) == ["snapshot.0"]
 
-    def test_5094_an_error_in_the_middle_leaves_a_beginning_of_the_old_history(self) -> None:
+    @pytest.mark.parametrize("snapshots", [(0, 5), (0, 5, 25)])
+    def test_5094_an_error_in_the_middle_leaves_a_beginning_of_the_old_history(
+        self, snapshots: tuple[int, ...]
+    ) -> None:
         """And memory was made by `load_database`: it is not ahead of anything."""
 
         def make() -> MemoryFs:
-            return disk((1, 10), (11, 20), (21, 30), snapshots=(0, 5, 25)).fs
+            return disk((1, 10), (11, 20), (21, 30), snapshots=snapshots).fs
 
         whole = make()
         truncate(whole, DataDir("/data", "/data"), 8)

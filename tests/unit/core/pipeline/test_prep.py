@@ -571,6 +571,7 @@ def test_a_write_that_cannot_be_decoded_uses_no_zxid(op: int) -> None:
     assert (reply.err, reply.zxid) == (ErrorCode.MARSHALLINGERROR, 1)
     assert server.tree.last_zxid == 1
     assert not client.closed
+    assert client.call(OpCode.CREATE, create("/b")).zxid == 2
 
 
 def test_a_txn_names_the_session_and_the_xid_of_its_request() -> None:

@@ -644,6 +644,18 @@ def test_a_stale_first_notification_does_not_decide_anything() -> None:
     assert decision(election) == Vote(3, 0, 1, 4)
 
 
+def test_a_stale_vote_of_an_old_round_changes_nothing_however_good_it_is() -> None:
+    """Its sender may be gone, or may have cut its log since."""
+    election = started(2, zxid=5, epoch=3)
+    election.start(5, 3, is_participant=True, mono_ms=0)
+    election.outbox.clear()
+    for voter in (1, 3):
+        election.receive(voter, looking(3, zxid=9, round_=1, epoch=3), 1)
+    assert taken(election) == [(voter, LOOKING, 2, 5, 2, 3) for voter in (1, 3)]
+    election.tick(10_000)
+    assert decision(election) is None
+
+
 # -- the disloyal voter
 
 
