@@ -119,6 +119,14 @@ def test_a_local_session_costs_no_txn_from_beginning_to_end(server_id: int) -> N
 
 
 @pytest.mark.parametrize("server_id", SERVERS)
+def test_operators_see_the_request_that_opened_a_local_session(server_id: int) -> None:
+    ensemble, client = local(server_id=server_id)
+    link, service = client.link, at(ensemble, server_id).service
+    assert (link.last_op, link.last_cxid, link.last_zxid) == ("SESS", 0, service.tree.last_zxid)
+    assert service.stats.read_latency.count == 1
+
+
+@pytest.mark.parametrize("server_id", SERVERS)
 def test_a_local_session_comes_back_at_its_own_server_alone(server_id: int) -> None:
     ensemble, client = local(server_id=server_id)
     again = at(ensemble, server_id).reconnect(client, timeout_ms=5000)
