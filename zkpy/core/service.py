@@ -27,7 +27,7 @@ from zkpy.core.pipeline.changes import OutstandingChanges
 from zkpy.core.pipeline.eager_acl import EagerAclCheck
 from zkpy.core.pipeline.final import FinalStage, connect_frame, open_session, refuse_session
 from zkpy.core.pipeline.prep import WRITE_OPS
-from zkpy.core.pipeline.reads import HEADER_BYTES, ReadStage, reply_frame
+from zkpy.core.pipeline.reads import HANDLERS, HEADER_BYTES, ReadStage, reply_frame
 from zkpy.core.pipeline.request import Request
 from zkpy.core.session_tracker import SessionTable
 from zkpy.core.stats import CoreStats
@@ -216,7 +216,7 @@ class Service:
         self._final = FinalStage(database.tree, sessions, self.watches, parts.stats)
         # Whoever takes writes into an ensemble sets it.
         self._eager_acl: EagerAclCheck | None = None
-        self._served_here = frozenset(self._reads.handlers)
+        self._served_here = frozenset(HANDLERS)
         self._sent_on = WRITE_OPS
         self.links: dict[int, ClientLink] = {}
         self.local: LocalSessions | None = None

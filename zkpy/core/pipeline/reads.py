@@ -73,38 +73,20 @@ def reply_frame(xid: int, zxid: int, err: int, body: bytes) -> bytes:
 
 
 class ReadStage:
-    """Serves reads, pings and everything about watches; `handlers` has an entry for each opcode it serves."""
+    """Serves reads, pings and everything about watches, by `HANDLERS`."""
 
-    __slots__ = ("_access", "_stats", "_tree", "_watches", "handlers")
+    __slots__ = ("_access", "_stats", "_tree", "_watches")
 
     def __init__(self, tree: DataTree, watches: WatchManager, access: AccessRules, stats: CoreStats) -> None:
         self._tree = tree
         self._watches = watches
         self._access = access
         self._stats = stats
-        self.handlers: dict[int, Callable[[ClientLink, int, bytes, Ids], bytes | None]] = {
-            OpCode.GET_DATA: self._get_data,
-            OpCode.EXISTS: self._exists,
-            OpCode.PING: self._ping,
-            OpCode.GET_CHILDREN: self._get_children,
-            OpCode.GET_CHILDREN2: self._get_children2,
-            OpCode.GET_ACL: self._get_acl,
-            OpCode.SYNC: self._sync,
-            OpCode.GET_ALL_CHILDREN_NUMBER: self._get_all_children_number,
-            OpCode.GET_EPHEMERALS: self._get_ephemerals,
-            OpCode.MULTI_READ: self._multi_read,
-            OpCode.ADD_WATCH: self._add_watch,
-            OpCode.CHECK_WATCHES: self._check_watches,
-            OpCode.REMOVE_WATCHES: self._remove_watches,
-            OpCode.SET_WATCHES: self._set_watches,
-            OpCode.SET_WATCHES2: self._set_watches2,
-            OpCode.WHO_AM_I: self._who_am_i,
-        }
 
     def serve(self, link: ClientLink, xid: int, op: int, frame: bytes, ids: Ids) -> None:
         """Append the reply, and before it the events it catches up with."""
         try:
-            body = self.handlers[op](link, xid, frame, ids)
+            body = HANDLERS[op](self, link, xid, frame, ids)
         except KeeperError as error:
             self._reply(link, xid, error.code, b"")
         except DecodeError:
@@ -287,6 +269,29 @@ class ReadStage:
     def _require_watcher_type(kind: int) -> None:
         if not WatcherType.CHILDREN <= kind <= WatcherType.PERSISTENT_RECURSIVE:
             raise KeeperError(ErrorCode.MARSHALLINGERROR)
+
+
+# ruff: noqa: SLF001  the methods of the stage, named beside it
+# Functions and not bound methods: a stage that refers to itself would keep the tree of a role that is over.
+HANDLERS: Final[dict[int, Callable[[ReadStage, ClientLink, int, bytes, Ids], bytes | None]]] = {
+    OpCode.GET_DATA: ReadStage._get_data,
+    OpCode.EXISTS: ReadStage._exists,
+    OpCode.PING: ReadStage._ping,
+    OpCode.GET_CHILDREN: ReadStage._get_children,
+    OpCode.GET_CHILDREN2: ReadStage._get_children2,
+    OpCode.GET_ACL: ReadStage._get_acl,
+    OpCode.SYNC: ReadStage._sync,
+    OpCode.GET_ALL_CHILDREN_NUMBER: ReadStage._get_all_children_number,
+    OpCode.GET_EPHEMERALS: ReadStage._get_ephemerals,
+    OpCode.MULTI_READ: ReadStage._multi_read,
+    OpCode.ADD_WATCH: ReadStage._add_watch,
+    OpCode.CHECK_WATCHES: ReadStage._check_watches,
+    OpCode.REMOVE_WATCHES: ReadStage._remove_watches,
+    OpCode.SET_WATCHES: ReadStage._set_watches,
+    OpCode.SET_WATCHES2: ReadStage._set_watches2,
+    OpCode.WHO_AM_I: ReadStage._who_am_i,
+}
+"""What serves each opcode."""
 
 
 def _text(path: str | None) -> str:

@@ -110,6 +110,7 @@ class Leader:
         "_handlers",
         "_history",
         "_init_beats",
+        "_left",
         "_lost_voters",
         "_mono_ms",
         "_observers",
@@ -164,6 +165,8 @@ class Leader:
         # Learners that wait for the commit of a zxid.
         self._syncs: dict[int, list[LearnerHandler]] = {}
         self._durable = state.database.tree.last_zxid
+        # What was not committed when the role ended.
+        self._left: list[Txn] = []
         # A proposed configuration that is not on disk: its txn counts as persisted here when it is.
         self._unsaved_config: Membership | None = None
         self._served_since_ms: int | None = None
@@ -183,7 +186,7 @@ class Leader:
     @property
     def pending(self) -> list[Txn]:
         """Txns that were handed to the log and are not applied, ascending."""
-        return [] if self.service is None else self.service.proposals.outstanding_txns()
+        return self._left if self.service is None else self.service.proposals.outstanding_txns()
 
     def _step_down(self, reason: str) -> None:
         if self.over is None:
@@ -198,8 +201,11 @@ class Leader:
         self._by_id.clear()
         self._followers.clear()
         self._observers.clear()
-        if self.service is not None:
-            self.service.close()
+        service = self.service
+        if service is not None:
+            service.close()
+            self._left = service.proposals.outstanding_txns()
+            self.service = None  # which refers to this role, and to a tree that may have to make room for another one
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase

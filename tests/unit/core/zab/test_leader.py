@@ -866,9 +866,10 @@ def test_it_steps_down_within_a_tick_without_a_quorum() -> None:
     assert led.leader.over == "no quorum is left: only servers [1, 3] are there"
     assert three.received() == [], "no PING"
     assert led.leader.pending == [], "no end of a session"
+    service = led.service
     led.leader.close()
     assert three.closed == "not leading any more: no quorum is left: only servers [1, 3] are there"
-    assert not led.service.is_serving
+    assert (service.is_serving, led.leader.service) == (False, None)
 
 
 def test_nothing_happens_after_the_end() -> None:
