@@ -108,7 +108,8 @@ def test_the_exit_code_is_the_servers(
 ) -> None:
     (tmp_path / "file").touch()
     assert cli.main(["server", "0", str(tmp_path / "file" / "data")]) == 3  # no access to the data directory
-    assert json.loads(capfd.readouterr().err.splitlines()[0])["event"] == "server.cannot_start"
+    events = [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()]
+    assert events == ["server.starting", "server.cannot_start"]
 
 
 def test_the_package_runs_as_a_module() -> None:
