@@ -621,15 +621,15 @@ class Server:
             self._listener = None
         for port in self._ports:
             port.close_all()
+        if hasattr(self, "_driver"):
+            self._driver.stop()  # before the loop turns again: it would take what closes for a reason to do something
+            self._snapshots.stop()
         for tls_listener in self._tls_listeners:
             tls_listener.close()
             await tls_listener.wait_closed()
         self._tls_listeners.clear()
         if self._sockets is not None:
             await self._sockets.close()
-        if hasattr(self, "_driver"):
-            self._driver.stop()
-            self._snapshots.stop()
         if hasattr(self, "_data_dir"):
             self._data_dir.release()
         if self._is_running:

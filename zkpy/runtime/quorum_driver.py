@@ -118,7 +118,8 @@ class QuorumDriver(Driver):
         self.after_input()
 
     def stop(self) -> None:
-        """Close the log; a batch or an effect under way is finished."""
+        """Close the log; a batch or an effect under way is finished. The shells are asked for nothing more."""
+        self._is_over = True
         if self._deadline is not None:
             self._deadline.cancel()
         super().stop()

@@ -648,6 +648,14 @@ async def test_a_member_that_must_stop_says_so_once_and_does_nothing_more(make: 
     assert member.took_place("notify") == []
 
 
+async def test_a_stopped_driver_asks_the_shells_for_nothing(make: Make) -> None:
+    member, leader = await following(make)
+    member.driver.stop()
+    member.driver.disconnected(leader.link, "gone")
+    member.driver.notified(2, Notification(ServerState.LOOKING, 2, 0, 1, 0))
+    assert [event[0] for event in member.took_place()] == []
+
+
 async def test_a_snapshot_is_due_when_enough_was_logged(make: Make) -> None:
     member, leader = await following(make, log={"snap_count": 2})
     leader.say(*map(proposal, txns(1, 1, 3)))
