@@ -8,12 +8,11 @@ before it is on disk. The log has nothing in flight while one of them changes th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from zkpy.core.data_tree import DataTree
-    from zkpy.core.txn import Txn
-    from zkpy.core.zab.quorum_link import QuorumLink
+# Compiled, a dataclass looks up the types of its fields when its module is loaded.
+from zkpy.core.data_tree import DataTree  # noqa: TC001
+from zkpy.core.txn import Txn  # noqa: TC001
+from zkpy.core.zab.quorum_link import QuorumLink  # noqa: TC001
 
 
 @dataclass(frozen=True, slots=True)

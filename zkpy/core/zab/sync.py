@@ -16,13 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+# Compiled, a dataclass looks up the types of its fields when its module is loaded.
+from zkpy.core.txn import Txn  # noqa: TC001
 from zkpy.core.zab.peer_state import counter_of, epoch_of
 from zkpy_protocol.quorum_packets import PacketType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from zkpy.core.txn import Txn
 
 
 @dataclass(frozen=True, slots=True)
