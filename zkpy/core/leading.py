@@ -191,18 +191,18 @@ class LeadingService(Service):
         """What a client of this server asks for."""
         link = request.link
         assert link is not None
+        if self.refuse_writes and request.op != OpCode.CLOSE_SESSION:
+            request.err = ErrorCode.SYSTEMERROR
+            self._refuse(link, request)
+            return
+        local = self.local
+        if local is not None and self._handled_locally(request, request.arrival_ms):
+            return
         if self._eager_acl is not None:
             refusal = self._eager_acl.refusal(request)
             if refusal is not None:
                 self._refuse(link, refusal)
                 return
-        local = self.local
-        if local is not None and self._handled_locally(request, request.arrival_ms):
-            return
-        if self.refuse_writes and request.op != OpCode.CLOSE_SESSION:
-            request.err = ErrorCode.SYSTEMERROR
-            self._refuse(link, request)
-            return
         if local is not None and request.session_id in local and wants_ephemeral(request):
             self._upgrade(request, local, wall_ms)
         self._propose(request, wall_ms)

@@ -110,19 +110,18 @@ class LearningService(Service):
             self._refuse(link, request)
             return
         local = self.local
-        if local is not None:
-            if self._handled_locally(request, request.arrival_ms):
-                return
-            if request.session_id in local and wants_ephemeral(request):
-                timeout_ms = local.upgrade(request.session_id)
-                self._forwarder.request(
-                    request.session_id, 0, OpCode.CREATE_SESSION, _TIMEOUT.pack(timeout_ms), None
-                )
+        if local is not None and self._handled_locally(request, request.arrival_ms):
+            return
         if self._eager_acl is not None:
             refusal = self._eager_acl.refusal(request)
             if refusal is not None:
                 self._refuse(link, refusal)
                 return
+        if local is not None and request.session_id in local and wants_ephemeral(request):
+            timeout_ms = local.upgrade(request.session_id)
+            self._forwarder.request(
+                request.session_id, 0, OpCode.CREATE_SESSION, _TIMEOUT.pack(timeout_ms), None
+            )
         request.waits = True
         self._queue(request)
         if op == OpCode.SYNC:

@@ -44,9 +44,11 @@ class SessionTable:
         self._next_id = first_id
 
     def new_id(self) -> int:
-        """An id that no session of this server had before."""
+        """An id that no session of this server had before; also none of those that live, if the wall clock was set back."""
         id_ = self._next_id
-        self._next_id += 1
+        while id_ in self.committed:
+            id_ += 1
+        self._next_id = id_ + 1
         return id_
 
     def touch(self, id_: int, timeout_ms: int, now_ms: int) -> bool:  # noqa: ARG002

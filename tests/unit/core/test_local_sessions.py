@@ -12,7 +12,15 @@ from tests.fakes.replies import create, create_ttl, delete, encode, multi, set_d
 from zkpy.core.local_sessions import LocalSessions, wants_ephemeral
 from zkpy.core.pipeline.request import Request
 from zkpy_protocol.opcodes import ErrorCode, OpCode
-from zkpy_protocol.records import ConnectResponse, ExistsRequest, GetDataRequest, SyncRequest
+from zkpy_protocol.records import (
+    ACL,
+    ConnectResponse,
+    ExistsRequest,
+    GetDataRequest,
+    Id,
+    SetACLRequest,
+    SyncRequest,
+)
 
 if TYPE_CHECKING:
     from tests.fakes.local_server import Client
@@ -332,6 +340,16 @@ def test_requests_behind_the_close_of_a_local_session_do_not_make_it_global(serv
     assert client.closed
     assert [txn.type for txn in ensemble.leader.log] == [OpCode.CREATE]
     assert ensemble.leader.service.tracker.sessions == {}
+
+
+@pytest.mark.parametrize("server_id", SERVERS)
+def test_a_node_that_may_not_be_made_does_not_make_the_session_global(server_id: int) -> None:
+    ensemble, client = local(server_id=server_id, eager_acl_check_enabled=True)
+    client.call(OpCode.CREATE, create("/p"))
+    client.call(OpCode.SET_ACL, SetACLRequest("/p", [ACL(1, Id("world", "anyone"))], -1))
+    assert client.call(OpCode.CREATE, create("/p/e", flags=1)).err == ErrorCode.NOAUTH
+    assert client.session_id in at(ensemble, server_id).service.local
+    assert [txn.type for txn in ensemble.leader.log] == [OpCode.CREATE, OpCode.SET_ACL]
 
 
 def test_a_global_session_may_be_used_where_new_ones_are_local() -> None:

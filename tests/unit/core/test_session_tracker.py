@@ -27,6 +27,12 @@ def test_ids_count_up_from_the_first() -> None:
     assert [tracker.new_id() for _ in range(3)] == [77, 78, 79]
 
 
+def test_an_id_that_is_in_use_is_left_out() -> None:
+    """Ids count from the wall clock, which may have been set back since the session was made."""
+    tracker = _tracker({77: 4000, 78: 4000, 80: 4000})
+    assert [tracker.new_id() for _ in range(3)] == [79, 81, 82]
+
+
 @pytest.mark.parametrize("offset", [0, 1, 999, 1000, 1999])
 def test_a_session_expires_between_its_timeout_and_one_tick_later(offset: int) -> None:
     tracker = _tracker()
