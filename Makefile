@@ -6,7 +6,7 @@ COMPILED := .venv/.compiled
 SERVERS ?= 1
 SECONDS_EACH ?= 60
 
-.PHONY: setup compile run run-ensemble test coverage check generate fuzz bench clean conformance conformance-wire conformance-fuzz \
+.PHONY: setup compile run run-ensemble test coverage check generate mutants fuzz bench clean conformance conformance-wire conformance-fuzz \
 	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash \
 	conformance-mixed conformance-reconfig conformance-words bench-failover bench-ensemble faults
 
