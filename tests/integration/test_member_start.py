@@ -17,6 +17,8 @@ from tests.fakes.wire_client import WireClient, connect_frame
 from tests.unit.net.test_election_mesh import free_port
 from zkpy.ops.config import ServerConfig, load_config
 from zkpy.server import EXIT_UNEXPECTED, Server, StartError
+from zkpy.storage.errors import DiskFullError, LogFailedError
+from zkpy.storage.txn_log import TxnLog
 from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.records import GetDataRequest
 
@@ -179,3 +181,38 @@ async def test_epochs_that_are_older_than_the_data_stop_the_start(
     with pytest.raises(StartError, match=r"acceptedEpoch.*accepted epoch 0 is less") as error:
         await member_of().start()
     assert error.value.exit_code == EXIT_UNEXPECTED
+
+
+@pytest.mark.parametrize(
+    ("operation", "error", "reason"),
+    [
+        ("append", DiskFullError("/data/version-2/log.1: no space for 87 bytes"), "no space for 87 bytes"),
+        ("sync", LogFailedError("/data/version-2/log.1: sync failed: I/O error"), "sync failed: I/O error"),
+    ],
+)
+async def test_a_member_whose_log_fails_answers_nothing_and_ends_with_a_line_and_a_code(
+    member_of: Callable[..., Server],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    operation: str,
+    error: Exception,
+    reason: str,
+) -> None:
+    """Others of the ensemble go on; this server cannot take back what they have heard, nor go on without it."""
+    server = member_of()
+    await server.start()
+    client = await served(server)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(TxnLog, operation, fail)
+    monkeypatch.setattr(TxnLog, "rollback", lambda _log: None)
+    client.send(OpCode.CREATE, create("/a"))
+    assert await server.stopped() == EXIT_UNEXPECTED
+    assert await client.rest() == b""
+    await client.close()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "log.failed" in line]
+    assert len(lines) == 1
+    assert reason in lines[0]
+    assert "critical" in lines[0]
