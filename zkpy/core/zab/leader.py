@@ -188,6 +188,11 @@ class Leader:
         """Txns that were handed to the log and are not applied, ascending."""
         return self._left if self.service is None else self.service.proposals.outstanding_txns()
 
+    @property
+    def _is_over(self) -> bool:
+        # `over` itself may change in any call. Compiled, what a test of it has shown is taken for granted until the end.
+        return self.over is not None
+
     def _step_down(self, reason: str) -> None:
         if self.over is None:
             self.over = reason
@@ -205,7 +210,8 @@ class Leader:
         if service is not None:
             service.close()
             self._left = service.proposals.outstanding_txns()
-            self.service = None  # which refers to this role, and to a tree that may have to make room for another one
+            # It refers to this role, and to a tree that may have to make room for another one.
+            self.service = None
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
@@ -247,7 +253,7 @@ class Leader:
         """Packets of a learner, in order. An empty list is a sign of life: it has taken a piece of its snapshot."""
         self._wall_ms, self._mono_ms = wall_ms, mono_ms
         handler = self._handlers.get(link)
-        if handler is None or self.over is not None:
+        if handler is None or self._is_over:
             return
         handler.heard(self._beat, self._beat + self._sync_beats)
         acked = handler.acked
@@ -256,7 +262,7 @@ class Leader:
                 self._packet(handler, packet)
             except ProtocolError as error:
                 self._drop(handler, str(error))
-            if link.closed is not None or self.over is not None:
+            if link.closed is not None or self._is_over:
                 return
         if handler.acked > acked and handler.stage is not Stage.SYNCING:
             # What came together is counted once: an ack covers all before it.
@@ -547,7 +553,7 @@ class Leader:
         """Own log is durable up to `zxid`."""
         self._mono_ms = mono_ms
         self._durable = zxid
-        if self.service is None or self.over is not None:
+        if self.service is None or self._is_over:
             return
         unsaved = self._unsaved_config
         self.service.persisted(zxid if unsaved is None else min(zxid, unsaved.version - 1), mono_ms)
@@ -555,7 +561,7 @@ class Leader:
     def done(self, effect: Effect, result: object, wall_ms: int, mono_ms: int) -> None:
         """An effect is carried out; epochs have been entered into the state."""
         self._wall_ms, self._mono_ms = wall_ms, mono_ms
-        if self.over is not None:
+        if self._is_over:
             return
         if isinstance(effect, SaveAcceptedEpoch):
             assert self.phase is Phase.PROMISING
@@ -580,7 +586,7 @@ class Leader:
 
     def tick(self, wall_ms: int, mono_ms: int) -> None:
         """Half a tick time has passed."""
-        if self.over is not None:
+        if self._is_over:
             return
         self._wall_ms, self._mono_ms = wall_ms, mono_ms
         self._beat += 1
@@ -591,11 +597,11 @@ class Leader:
                 self._drop(handler, "a proposal was not acked in time")
         if self.service is not None:
             self._check_quorum()
-            if self.over is None:
+            if not self._is_over:
                 self.service.tick(wall_ms, mono_ms)
         else:
             self._check_patience()
-        if self.over is None:
+        if not self._is_over:
             self._ping()
 
     def _check_patience(self) -> None:
