@@ -393,3 +393,36 @@ def test_a_client_of_the_leader_sees_what_learners_wrote() -> None:
     ensemble.learner(3).client().call(OpCode.CREATE, create("/a", b"1"))
     assert client.events() == [(1, "/a")]
     assert client.call(OpCode.GET_DATA, GetDataRequest("/a", False)).data == b"1"
+
+
+# -- ephemerals need a global session (checkGlobalSession)
+
+
+@pytest.mark.parametrize("flags", [1, 3])
+def test_a_local_session_of_another_server_makes_no_ephemeral_node(flags: int) -> None:
+    """Its server should have made it global first. Nobody would ever delete the node."""
+    ensemble = Ensemble(local_sessions_enabled=True, local_sessions_upgrading_enabled=True)
+    learner = ensemble.learner(3)
+    txn = remote(ensemble, learner, ELSEWHERE, OpCode.CREATE, create("/e", flags=flags))
+    assert error_of(txn) == ErrorCode.SESSIONEXPIRED
+    ops = multi((OpCode.CREATE, create("/a")), (OpCode.CREATE, create("/e", flags=flags)))
+    txn = remote(ensemble, learner, ELSEWHERE, OpCode.MULTI, ops)
+    codes = [int.from_bytes(member.data[-4:], "big", signed=True) for member in txn.record.txns]
+    assert codes[-1] == ErrorCode.SESSIONEXPIRED
+    assert [member.type for member in txn.record.txns][-1] == OpCode.ERROR
+    ensemble.settle()
+    assert not {"/a", "/e"} & set(service_of(ensemble).tree.nodes)
+
+
+def test_what_comes_late_from_a_session_that_is_over_makes_no_ephemeral_node() -> None:
+    """With local sessions a leader does not know it from a local one, and lets it write."""
+    ensemble = Ensemble(local_sessions_enabled=True, local_sessions_upgrading_enabled=True)
+    learner = ensemble.learner(2)
+    client = learner.client()
+    client.call(OpCode.CREATE, create("/e", flags=1))
+    session = client.session_id
+    remote(ensemble, learner, session, OpCode.CLOSE_SESSION)
+    ensemble.pump()
+    assert error_of(remote(ensemble, learner, session, OpCode.CREATE, create("/late", flags=1))) == (
+        ErrorCode.SESSIONEXPIRED
+    )

@@ -232,6 +232,9 @@ class PrepStage:
     ) -> bytes:
         if flags or op == OpCode.CREATE_TTL:
             self._check_flags(op, flags, ttl)
+            if flags in _EPHEMERAL_FLAGS and not self._sessions.is_live(request.session_id):
+                # A local session of another server, or one that is over: nobody would ever delete the node.
+                raise KeeperError(ErrorCode.SESSIONEXPIRED)
         if path is None:
             raise KeeperError(ErrorCode.MARSHALLINGERROR)
         if "/" not in path or "\0" in path:
