@@ -84,6 +84,8 @@ class LearningService(Service):
         """The leader knows whether a session goes on."""
         link = self._revalidating.pop(session_id, None)
         if link is not None and self.links.get(session_id) is link:
+            if valid:
+                self._learned.confirm(session_id)
             self._finish_connect(link, valid)
 
     def touched(self, session_id: int, timeout_ms: int) -> None:

@@ -75,24 +75,32 @@ class SessionTable:
 class LearnerSessions(SessionTable):
     """What a learner knows of sessions: it only reports signs of life, the leader expires them."""
 
-    __slots__ = ("_only_committed", "_touched")
+    __slots__ = ("_confirmed", "_only_committed", "_touched")
 
     def __init__(self, committed: dict[int, int], first_id: int, *, only_committed: bool) -> None:
         """`only_committed`: sessions that are not committed do not live, as others are local."""
         super().__init__(committed, first_id)
         self._only_committed = only_committed
+        # Known to the leader, not committed here: they became global at another server a moment ago.
+        self._confirmed: set[int] = set()
         self._touched: dict[int, int] = {}
 
     def touch(self, id_: int, timeout_ms: int, now_ms: int) -> bool:  # noqa: ARG002
         """A sign of life, for the next PING."""
-        if self._only_committed and id_ not in self.committed:
+        if self._only_committed and id_ not in self.committed and id_ not in self._confirmed:
             return False
         self._touched[id_] = timeout_ms
         return True
 
+    def confirm(self, id_: int) -> None:
+        """The leader has said that the session lives. Without this its requests would be dropped until it is committed here."""
+        if id_ not in self.committed:
+            self._confirmed.add(id_)
+
     def commit(self, id_: int, timeout_ms: int) -> None:
         """The createSession txn is applied. Every learner reports it once, whoever serves it (quorum protocol §10)."""
         super().commit(id_, timeout_ms)
+        self._confirmed.discard(id_)
         self._touched[id_] = timeout_ms
 
     def take_touched(self) -> list[tuple[int, int]]:

@@ -342,6 +342,19 @@ def test_requests_behind_the_close_of_a_local_session_do_not_make_it_global(serv
     assert ensemble.leader.service.tracker.sessions == {}
 
 
+def test_a_session_may_move_while_it_becomes_global() -> None:
+    """The leader knows it already; until its createSession is committed its requests must not be dropped elsewhere."""
+    ensemble, client = local()
+    ensemble.leader.holding = True
+    client.send(OpCode.CREATE, create("/e", flags=1))
+    moved = ensemble.learner(3).reconnect(client)
+    assert moved.session_id == client.session_id
+    xids = [moved.send(OpCode.EXISTS, ExistsRequest("/e", False)), moved.send(OpCode.CREATE, create("/a"))]
+    ensemble.settle()
+    assert [reply.xid for reply in moved.replies()] == xids
+    assert (client.session_id, 10_000) in ensemble.learner(3).service.take_touched()
+
+
 @pytest.mark.parametrize("server_id", SERVERS)
 def test_a_node_that_may_not_be_made_does_not_make_the_session_global(server_id: int) -> None:
     ensemble, client = local(server_id=server_id, eager_acl_check_enabled=True)
