@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.mutants.table import Lesson, Mutant
 
 PROCESSES = 2
-TIMEOUT_S = 300
+TIMEOUT_S = 180
 _ALL_PASSED = 0
 _SOME_FAILED = 1
 
