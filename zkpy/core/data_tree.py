@@ -104,6 +104,29 @@ class Znode:
         "version",
     )
 
+    data: bytes | None
+    acl: AclList
+    owner: int
+    czxid: int
+    mzxid: int
+    pzxid: int
+    ctime: int
+    mtime: int
+    version: int
+    cversion: int
+    aversion: int
+    digest: int | None
+
+    def count_children(self) -> int:
+        """How many children the znode has."""
+        raise NotImplementedError
+
+
+class Node(Znode):
+    """A znode of the tree; `stat` caches its encoded Stat and is reset with `digest`, and with the children."""
+
+    __slots__ = ("children", "stat")
+
     def __init__(self, data: bytes | None, acl: AclList, owner: int, zxid: int, time: int) -> None:
         """As a create leaves it."""
         self.data = data
@@ -117,20 +140,7 @@ class Znode:
         self.version = 0
         self.cversion = 0
         self.aversion = 0
-        self.digest: int | None = None
-
-    def count_children(self) -> int:
-        """How many children the znode has."""
-        raise NotImplementedError
-
-
-class Node(Znode):
-    """A znode of the tree; `stat` caches its encoded Stat and is reset with `digest`, and with the children."""
-
-    __slots__ = ("children", "stat")
-
-    def __init__(self, data: bytes | None, acl: AclList, owner: int, zxid: int, time: int) -> None:
-        super().__init__(data, acl, owner, zxid, time)
+        self.digest = None
         self.children: dict[str, None] | None = None
         self.stat: bytes | None = None
 

@@ -539,11 +539,12 @@ class Service:
             self.local.close(txn.client_id)
         link = request.link
         if link is not None and link.pending:
-            head = link.pending.popleft()
+            pending = link.pending
+            head = pending.popleft()
             assert head is request, "requests of a link are answered in order"
             stats.outstanding -= 1
             self._answered(link, request, mono_ms)
-            if link.pending:
+            if pending and not pending[0].waits:
                 self._serve_waiting(link, mono_ms)
 
     def _session_closed(self, session_id: int, request: Request) -> None:

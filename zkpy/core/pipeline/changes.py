@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from zkpy.core.data_tree import DataTree, Znode, node_digest
+from zkpy.core.data_tree import DataTree, Node, Znode, node_digest
 from zkpy.core.errors import KeeperError
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 
@@ -236,20 +236,26 @@ class OutstandingChanges:
         record.replaced = records.get(path)
         records[path] = record
         self.queued += 1
-        if self._digest_enabled:
-            digest = self.digest
-            if before is not None:
-                digest -= node_digest(path, before) if before.digest is None else before.digest
-            if record.exists:
-                digest += node_digest(path, record)
-            self.digest = digest
+        if before is not None and self._digest_enabled:
+            digest = before.digest
+            if digest is None:
+                # A record of this txn is replaced before its digest was needed. It counts nothing from now on.
+                digest = before.digest = node_digest(path, before) if isinstance(before, Node) else 0
+            self.digest -= digest
 
     # -- the end of a preparation
 
     def take_prepared(self) -> list[ChangeRecord | None]:
-        """The txn being prepared is proposed: its operations, for `Txn.prepared`."""
+        """The txn being prepared is proposed: its operations, for `Txn.prepared`. Now `digest` is that of the txn."""
         prepared = self._prepared
         self._prepared = []
+        if self._digest_enabled:
+            for operation in prepared:
+                record = operation
+                while record is not None:
+                    if record.exists and record.digest is None:
+                        self.digest += node_digest(record.path, record)
+                    record = record.parent
         return prepared
 
     def roll_back(self, digest: int) -> None:

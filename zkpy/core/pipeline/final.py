@@ -82,7 +82,7 @@ class FinalStage:
             if first == ErrorCode.SESSIONMOVED:
                 self._answer_error(link, request, first)
                 return
-        self._reply(link, request.xid, result_list(map(_member, results)))
+        self._reply(link, request.xid, result_list([_member(done) for done in results]))
 
     def _finish(self, txn: Txn, request: Request, done: OpResult, link: ClientLink | None) -> None:
         """Errors, sessions and what writes no data."""

@@ -164,6 +164,7 @@ class PrepStage:
 
     def _make_txn(self, request: Request, zxid: int, time_ms: int, type_: int, body: bytes | None) -> None:
         self.last_zxid = zxid
+        prepared = self.changes.take_prepared()
         client_id = request.session_id
         cxid = request.xid
         payload = TXN_HEADER(client_id, cxid, zxid, time_ms, type_)
@@ -173,7 +174,6 @@ class PrepStage:
             if self._digest_enabled and type_ != OpCode.ERROR:
                 digest = self.changes.digest
                 payload += TXN_DIGEST(DIGEST_VERSION, digest)
-        prepared = self.changes.take_prepared()
         request.txn = Txn(client_id, cxid, zxid, time_ms, type_, None, digest, payload, prepared)
 
     def discard(self, last_zxid: int) -> None:

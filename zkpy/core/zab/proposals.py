@@ -60,11 +60,12 @@ class Proposals:
         """Remember a prepared request until a quorum has its txn."""
         txn = request.txn
         assert txn is not None
-        if self._queue:
-            before = self._queue[-1].txn
+        queue = self._queue
+        if queue:
+            before = queue[-1].txn
             assert before is not None
             assert txn.zxid == before.zxid + 1, "a gap between proposals"
-        self._queue.append(request)
+        queue.append(request)
 
     def change_quorum(self, quorum: Quorum, from_zxid: int) -> None:
         """Proposals from `from_zxid` on need this quorum; those before keep theirs."""
