@@ -8,7 +8,7 @@ SECONDS_EACH ?= 60
 
 .PHONY: setup compile run run-ensemble test coverage check generate mutants fuzz bench clean conformance conformance-wire conformance-fuzz \
 	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash \
-	conformance-mixed conformance-reconfig conformance-words bench-failover bench-ensemble faults
+	conformance-mixed conformance-reconfig conformance-addresses conformance-words bench-failover bench-ensemble faults
 
 # Compiled modules hide their sources: what is older than a source, or left of a build that failed, goes before anything runs.
 setup: $(STAMP)
@@ -69,7 +69,7 @@ bench-failover: setup  ## three servers whose leader is killed, beside Apache's
 
 # The rest needs Java and Maven, and fetches what it compares with: conformance/README.md.
 conformance: conformance-wire conformance-handover conformance-clients conformance-crash conformance-mixed \
-	conformance-reconfig conformance-words
+	conformance-reconfig conformance-addresses conformance-words
 
 conformance-wire: setup
 	$(BIN)/python conformance/golden_wire.py
@@ -102,6 +102,9 @@ conformance-mixed: setup
 
 conformance-reconfig: setup
 	$(BIN)/python conformance/reconfig_run.py
+
+conformance-addresses: setup  ## root; says SKIPPED without
+	$(BIN)/python conformance/multi_address_run.py
 
 conformance-words: setup
 	$(BIN)/python conformance/ensemble_words.py

@@ -714,6 +714,9 @@ def main() -> None:
                 failed += bool(verdict.code)
                 if isinstance(verdict.code, str):
                     print(verdict.code, flush=True)
+            except Broken as seen:  # by a writer, when it was stopped
+                failed += 1
+                print(f"FAIL {seen}", flush=True)
         if failed:
             raise SystemExit(f"{failed} of {len(runs)} runs failed")
 

@@ -36,10 +36,12 @@ class QuorumPortOptions:
         data_max: limit for the data of a packet, in bytes.
         connect_timeout_ms: of one attempt to reach the leader.
         retry_delay_ms: between two of them.
+        address_patience_ms: how long other addresses of a server are waited for when one has failed; None = as for one.
         observer_master_port: where followers take observers; 0 = nowhere.
     """
 
     __slots__ = (
+        "address_patience_ms",
         "connect_timeout_ms",
         "data_max",
         "digest_enabled",
@@ -59,6 +61,7 @@ class QuorumPortOptions:
         data_max: int,
         connect_timeout_ms: int,
         retry_delay_ms: int,
+        address_patience_ms: int | None,
         listen_on_all_ips: bool,
         observer_master_port: int,
         owners: OwnerRules,
@@ -69,6 +72,7 @@ class QuorumPortOptions:
         self.data_max = data_max
         self.connect_timeout_ms = connect_timeout_ms
         self.retry_delay_ms = retry_delay_ms
+        self.address_patience_ms = address_patience_ms
         self.listen_on_all_ips = listen_on_all_ips
         self.observer_master_port = observer_master_port
         self.owners = owners
@@ -232,6 +236,7 @@ class EnsembleSockets:
             addresses,
             connect_timeout_ms=options.connect_timeout_ms,
             retry_delay_ms=options.retry_delay_ms,
+            address_patience_ms=options.address_patience_ms,
             failed=self._driver.dial_failed,
         )
 

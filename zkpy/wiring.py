@@ -99,6 +99,9 @@ def quorum_port_options(config: ServerConfig, owners: OwnerRules) -> QuorumPortO
     """How members reach each other."""
     ensemble = config.ensemble
     handshake_ms = ensemble.quorum_cnxn_timeout_ms
+    reachability_ms = None
+    if ensemble.multi_address_reachability_check_enabled:
+        reachability_ms = max(1, ensemble.multi_address_reachability_check_timeout_ms)
     return QuorumPortOptions(
         server_id=ensemble.server_id,
         mesh=MeshOptions(
@@ -108,12 +111,14 @@ def quorum_port_options(config: ServerConfig, owners: OwnerRules) -> QuorumPortO
             bind_retries=ensemble.election_port_bind_retry,
             cnx_timeout_ms=ensemble.cnx_timeout_ms,
             keepalive=ensemble.tcp_keep_alive,
+            reachability_timeout_ms=reachability_ms,
             multi_address_enabled=ensemble.multi_address_enabled,
             listen_on_all_ips=ensemble.quorum_listen_on_all_ips,
         ),
         data_max=2 * config.jute_max_buffer,  # its extra size has the same default
         connect_timeout_ms=ensemble.cnx_timeout_ms,
         retry_delay_ms=ensemble.leader_connect_delay_during_retry_ms,
+        address_patience_ms=reachability_ms,
         listen_on_all_ips=ensemble.quorum_listen_on_all_ips,
         observer_master_port=ensemble.observer_master_port,
         owners=owners,

@@ -24,7 +24,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, cast
 
-from zkpy.net.sockets import dial, listening_socket, reason_of, resolve
+from zkpy.net.sockets import dial_in_turn, listening_socket, reason_of, resolve
 from zkpy_protocol.election import (
     FRAME_MAX,
     OBSERVER_SERVER_ID,
@@ -52,6 +52,8 @@ STRANGERS_MAX = 100
 STRANGER_ADDRESSES_MAX = 8
 """Addresses of an initial message that are tried; its 2048 bytes could name hundreds."""
 BIND_RETRY_S = 1.0
+HEAD_START_S = 0.25
+"""How long one address of a server is waited for before the next is tried as well."""
 _BACKLOG = 128
 KNOCK_S = 0.2
 """How long a server with a larger id has for dialling back; another knock would make it drop what it just dialled."""
@@ -69,6 +71,8 @@ class MeshOptions:
         cnx_timeout_ms: for dialling one address.
         handshake_timeout_ms: for an accepted connection to say who it is.
         keepalive: whether the system probes silent connections.
+        reachability_timeout_ms: how long one address of several may take to answer when another one has failed, and to
+            confirm what was sent there. None: as long as the system waits, a quarter of an hour.
         multi_address_enabled: whether all own addresses are named when dialling, which servers before 3.6 do not understand.
         listen_on_all_ips: whether to listen on the ports of the own addresses at every interface.
     """
@@ -80,6 +84,7 @@ class MeshOptions:
         "keepalive",
         "listen_on_all_ips",
         "multi_address_enabled",
+        "reachability_timeout_ms",
     )
 
     def __init__(
@@ -89,6 +94,7 @@ class MeshOptions:
         bind_retries: int = 3,
         cnx_timeout_ms: int = 5000,
         keepalive: bool = False,
+        reachability_timeout_ms: int | None = None,
         multi_address_enabled: bool = False,
         listen_on_all_ips: bool = False,
     ) -> None:
@@ -96,6 +102,7 @@ class MeshOptions:
         self.cnx_timeout_ms = cnx_timeout_ms
         self.handshake_timeout_ms = handshake_timeout_ms
         self.keepalive = keepalive
+        self.reachability_timeout_ms = reachability_timeout_ms
         self.multi_address_enabled = multi_address_enabled
         self.listen_on_all_ips = listen_on_all_ips
 
@@ -108,6 +115,7 @@ class ElectionMesh:
     """
 
     __slots__ = (
+        "_binding",
         "_closed",
         "_initial",
         "_last_anonymous",
@@ -136,6 +144,8 @@ class ElectionMesh:
         self._on_notification = on_notification
         self._logger = logger
         self._listeners: list[asyncio.Server] = []
+        # One for each own address, until it is bound or given up.
+        self._binding: list[asyncio.Task[None]] = []
         self._initial = b""
         self._members: dict[int, _Peer] = {}
         self._strangers: dict[int, _Peer] = {}
@@ -149,7 +159,7 @@ class ElectionMesh:
         """Listen on the own election addresses, the first of which others are told.
 
         Raises:
-            ElectionPortError: one of them cannot be bound, after all attempts.
+            ElectionPortError: none of them can be bound, after all attempts.
         """
         self._initial = encode_initial_message(
             self.server_id, addresses, multi_address=self._options.multi_address_enabled
@@ -157,25 +167,36 @@ class ElectionMesh:
         wanted: Sequence[tuple[str | None, int]] = addresses
         if self._options.listen_on_all_ips:
             wanted = [(None, port) for port in dict.fromkeys(port for _, port in addresses)]
-        for host, port in wanted:
-            try:
-                self._listeners.append(await self._listen(host, port))
-            except ElectionPortError:
-                await self.close()
-                raise
+        binding = self._binding = [self._loop.create_task(self._listen(*address)) for address in wanted]
+        for task in binding:
+            task.add_done_callback(self._note_binding)
+        _, pending = await asyncio.wait(binding, timeout=BIND_RETRY_S / 2)
+        # An address that cannot be bound is tried for a while, or for ever, but others may be listened at already.
+        while pending and not self._listeners:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         if self._closed:
             self._stop_listening()
+        elif not self._listeners:
+            await self.close()
+            await binding[0]
+
+    def _note_binding(self, task: asyncio.Task[None]) -> None:
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None and self._listeners:
+            self._logger.warning("election.address_unusable", reason=str(failure))
 
     async def move(self, addresses: Sequence[Address]) -> None:
         """Listen at other own addresses from now on. Connections stay as they are.
 
         Raises:
-            ElectionPortError: one of them cannot be bound, after all attempts; the mesh is closed then.
+            ElectionPortError: none of them can be bound, after all attempts; the mesh is closed then.
         """
         self._stop_listening()
         await self.start(addresses)
 
     def _stop_listening(self) -> None:
+        for task in self._binding:
+            task.cancel()
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
@@ -223,24 +244,26 @@ class ElectionMesh:
     async def close(self) -> None:
         """Let go of all sockets; nothing is sent or handed over from now on. May be called again."""
         self._closed = True
+        ending: list[asyncio.Task[None]] = list(self._binding)
+        for task in ending:
+            task.cancel()
         for listener in self._listeners:
             listener.close()
-        dials = []
         for peer in [*self._members.values(), *self._strangers.values()]:
             if peer.dial is not None:
                 peer.dial.cancel()
-                dials.append(peer.dial)
+                ending.append(peer.dial)
             if peer.connection is not None:
                 peer.connection.abort()
         for connection in list(self._pending):
             connection.abort()
-        await asyncio.gather(*dials, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         for listener in self._listeners:
             await listener.wait_closed()
 
     # -- listening
 
-    async def _listen(self, host: str | None, port: int) -> asyncio.Server:
+    async def _listen(self, host: str | None, port: int) -> None:
         attempts = self._options.bind_retries
         tried = 0
         while True:
@@ -249,10 +272,15 @@ class ElectionMesh:
                 # A name is resolved anew each time, and bound as Java would: to one address, an IPv4 one if there is any.
                 found = None if host is None else min(await resolve(host, port), key=_ipv4_first)[1]
                 sock = listening_socket(found, port, _BACKLOG)
-                return await self._loop.create_server(lambda: _Connection(self), sock=sock, backlog=_BACKLOG)
+                listener = await self._loop.create_server(
+                    lambda: _Connection(self), sock=sock, backlog=_BACKLOG
+                )
             except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
                 where = f"{host or '*'}:{port}"
                 reason = _reason(error)
+            else:
+                self._listeners.append(listener)
+                return
             if tried == attempts:
                 raise ElectionPortError(
                     f"the election address {where} cannot be bound, tried {tried} times "
@@ -337,23 +365,26 @@ class ElectionMesh:
 
     async def _open(self, peer: _Peer, addresses: Sequence[Address]) -> _Connection | None:
         """A connection to the first address that takes one."""
-        reason = "no address is known"
-        for host, port in addresses:
-            try:
-                async with asyncio.timeout(self._options.cnx_timeout_ms / 1000):
-                    sock = await dial([(host, port)])
-                    _, connection = await self._loop.create_connection(
-                        lambda: _Connection(self, is_dialled=True), sock=sock
-                    )
-            except TimeoutError:
-                reason = f"{host}:{port}: no answer within {self._options.cnx_timeout_ms} ms"
-            except (OSError, ValueError) as error:
-                reason = f"{host}:{port}: {_reason(error)}"
-            else:
-                return connection
+        options = self._options
+        patience_ms = options.reachability_timeout_ms
+        try:
+            async with asyncio.timeout(options.cnx_timeout_ms / 1000 + HEAD_START_S * (len(addresses) - 1)):
+                sock = await dial_in_turn(
+                    addresses, HEAD_START_S, None if patience_ms is None else patience_ms / 1000
+                )
+                _, connection = await self._loop.create_connection(
+                    lambda: _Connection(self, is_dialled=True), sock=sock
+                )
+        except TimeoutError:
+            reason = f"no answer within {options.cnx_timeout_ms} ms"
+        except OSError as error:
+            reason = reason_of(error)
+        else:
+            return connection
         if not peer.is_reported:
             peer.is_reported = True
-            self._logger.warning("election.unreachable", peer=peer.server_id, reason=reason)
+            where = ", ".join(f"{host}:{port}" for host, port in addresses)
+            self._logger.warning("election.unreachable", peer=peer.server_id, reason=f"{where}: {reason}")
         return None
 
     # -- established connections
@@ -368,7 +399,8 @@ class ElectionMesh:
         peer.connection = connection
         peer.is_reported = False
         self._logger.info("election.connected", peer=peer.server_id, host=connection.host)
-        connection.serve(peer, keepalive=self._options.keepalive)
+        timeout_ms = self._options.reachability_timeout_ms if len(peer.addresses) > 1 else None
+        connection.serve(peer, keepalive=self._options.keepalive, unconfirmed_max_ms=timeout_ms)
 
     def received(self, peer: _Peer, notification: Notification) -> None:
         if not self._closed:
@@ -486,13 +518,18 @@ class _Connection(asyncio.Protocol):
         """Give up at the deadline."""
         self._deadline = loop.call_later(timeout_s, self.refuse, "it does not say who it is")
 
-    def serve(self, peer: _Peer, *, keepalive: bool) -> None:
-        """The connection is established: send what waits, or else what was sent last."""
+    def serve(self, peer: _Peer, *, keepalive: bool, unconfirmed_max_ms: int | None) -> None:
+        """The connection is established: send what waits, or else what was sent last.
+
+        With `unconfirmed_max_ms` it ends when the other side's system does not confirm for so long what was sent.
+        """
         self._expect_nothing()
         self.peer = peer
         sock = self._transport.get_extra_info("socket")
         if sock is not None and keepalive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if sock is not None and unconfirmed_max_ms is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unconfirmed_max_ms)
         if peer.waiting is not None:
             self.send_waiting()
         elif peer.last is not None:

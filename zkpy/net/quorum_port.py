@@ -472,6 +472,7 @@ class LeaderDialler:
         "_connections",
         "_failed",
         "_is_handing_over",
+        "_patience_s",
         "_retry_delay_s",
         "_task",
         "failure",
@@ -486,17 +487,20 @@ class LeaderDialler:
         *,
         connect_timeout_ms: int,
         retry_delay_ms: int,
+        address_patience_ms: int | None = None,
         failed: Callable[[str], None] | None = None,
     ) -> None:
         """Begin to dial all `addresses` of the leader at once, `retry_delay_ms` after each failure of all of them.
 
-        `failed` is told why, each time.
+        When one address has failed the others have `address_patience_ms` left, or as long as they take within
+        `connect_timeout_ms`. `failed` is told why, each time.
         """
         self._addresses = addresses
         self._failed = failed
         self._connections = Connections(handler, data_max, make_stream)
         self._connect_timeout_s = connect_timeout_ms / 1000
         self._retry_delay_s = retry_delay_ms / 1000
+        self._patience_s = None if address_patience_ms is None else address_patience_ms / 1000
         self.failure: str | None = None
         self._is_handing_over = False  # and must not be cancelled, see `begin`
         self._task = asyncio.get_running_loop().create_task(self._dial())
@@ -523,7 +527,7 @@ class LeaderDialler:
         while not self._connections.is_closed:
             try:
                 async with asyncio.timeout(self._connect_timeout_s):
-                    sock = await dial(self._addresses)
+                    sock = await dial(self._addresses, self._patience_s)
                 self._is_handing_over = True
                 _, connection = await loop.create_connection(self._connections.make, sock=sock)
                 if connection.begin():

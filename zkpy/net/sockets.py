@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable, Sequence
 
 
 def reason_of(error: OSError) -> str:
@@ -47,27 +47,63 @@ async def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]
     """Families and numeric addresses of a host name; of an address without asking anybody.
 
     Raises:
-        OSError: nobody knows the name.
+        OSError: nobody knows the name, or it can be none.
     """
     kind = socket.SOCK_STREAM
     try:
-        infos = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
+        try:
+            infos = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
+    except ValueError as error:
+        raise OSError(str(error)) from None
     return list(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
 
 
-async def dial(addresses: Iterable[tuple[str, int]]) -> socket.socket:
+async def dial(addresses: Iterable[tuple[str, int]], patience_s: float | None = None) -> socket.socket:
     """A socket connected to one of `addresses`, all of which are tried at once.
+
+    Of a server with several addresses one that refuses shows that it is no use to wait for another one that is dead: when one
+    has failed, the others have `patience_s` left, or as long as they take.
 
     Raises:
         OSError: none has answered; of the last that failed.
     """
-    return await _first(_reach(host, port) for host, port in addresses)
+    return await _first([_reach(host, port) for host, port in addresses], patience_s)
+
+
+async def dial_in_turn(
+    addresses: Iterable[tuple[str, int]], head_start_s: float, patience_s: float | None = None
+) -> socket.socket:
+    """The same, but the next address is tried when the one before has failed, or has not answered for `head_start_s`.
+
+    Raises:
+        OSError: none has answered; of the last that failed.
+    """
+    tries = []
+    failed: asyncio.Event | None = None
+    for host, port in addresses:
+        before, failed = failed, asyncio.Event()
+        tries.append(_reach_behind(before, head_start_s, failed, host, port))
+    return await _first(tries, patience_s)
+
+
+async def _reach_behind(
+    before: asyncio.Event | None, head_start_s: float, failed: asyncio.Event, host: str, port: int
+) -> socket.socket:
+    if before is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(head_start_s):
+                await before.wait()
+    try:
+        return await _reach(host, port)
+    except OSError:
+        failed.set()
+        raise
 
 
 async def _reach(host: str, port: int) -> socket.socket:
-    return await _first(_connect(family, address, port) for family, address in await resolve(host, port))
+    return await _first([_connect(family, address, port) for family, address in await resolve(host, port)])
 
 
 async def _connect(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
@@ -85,23 +121,36 @@ async def _connect(family: socket.AddressFamily, address: str, port: int) -> soc
     return sock
 
 
-async def _first(tries: Iterable[Coroutine[None, None, socket.socket]]) -> socket.socket:
+async def _first(
+    tries: Sequence[Coroutine[None, None, socket.socket]], patience_s: float | None = None
+) -> socket.socket:
     """The first socket that one of them has; the others are given up.
 
     Raises:
-        OSError: none has one; of the last that failed.
+        OSError: none has one, or not within `patience_s` of the first failure; of the last that failed.
     """
+    loop = asyncio.get_running_loop()
     tasks = [asyncio.ensure_future(one) for one in tries]
     failure = OSError("there is no address")
+    deadline: float | None = None
     winner: socket.socket | None = None
+    pending = set(tasks)
     try:
-        for done in asyncio.as_completed(tasks):
-            try:
-                winner = await done
-            except OSError as error:
-                failure = error
-            else:
-                return winner
+        while pending:
+            left_s = None if deadline is None else max(0, deadline - loop.time())
+            done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for task in tasks:
+                if task in done:
+                    try:
+                        winner = task.result()
+                    except OSError as error:
+                        failure = error
+                    else:
+                        return winner
+            if deadline is None and patience_s is not None:
+                deadline = loop.time() + patience_s
         raise failure
     finally:
         for task in tasks:

@@ -262,10 +262,10 @@ class EnsembleConfig:
     observer_master_port: int = _static("observerMasterPort", values.integer, 0)  # 0 = off
     multi_address_enabled: bool = _static("multiAddress.enabled", values.strict_boolean, False)
     multi_address_reachability_check_enabled: bool = _static(
-        "multiAddress.reachabilityCheckEnabled", values.strict_boolean, True, is_effective=False
+        "multiAddress.reachabilityCheckEnabled", values.strict_boolean, True
     )
     multi_address_reachability_check_timeout_ms: int = _static(
-        "multiAddress.reachabilityCheckTimeoutMs", values.integer, 1000, is_effective=False
+        "multiAddress.reachabilityCheckTimeoutMs", values.integer, 1000
     )
     oracle_path: str | None = _static("oraclePath", values.optional_text, None, is_effective=False)
     leader_serves: bool = _property("leaderServes", values.is_not_no, True)

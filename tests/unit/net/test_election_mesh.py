@@ -455,6 +455,42 @@ async def test_zookeeper_2164_an_address_that_does_not_answer_holds_nobody_up(wo
         assert member.mesh._members[1].dial is dial
 
 
+async def test_an_address_that_does_not_answer_is_not_waited_for_if_there_is_another(world: World) -> None:
+    """A network that is down must not cost the time of a whole dial."""
+    acceptor = await world.acceptor()
+    with address_that_does_not_answer() as address:
+        member = await world.lone(3, {1: [address, acceptor.address]}, cnx_timeout_ms=3_600_000)
+        member.mesh.send(1, vote(3))
+        assert (await (await world.wire_from(acceptor)).initial()).server_id == 3
+
+
+async def test_only_as_many_addresses_are_dialled_as_it_takes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(election_mesh, "HEAD_START_S", 3600)
+    first, second = await world.acceptor(), await world.acceptor()
+    member = await world.lone(3, {1: [(HOST, free_port()), first.address, second.address]})
+    member.mesh.send(1, vote(3))
+    assert (await (await world.wire_from(first)).initial()).server_id == 3
+    assert second.wires.empty()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such deadline")
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_connection_that_does_not_get_through_ends_in_time_if_there_is_another_address(
+    world: World, count: int
+) -> None:
+    acceptor = await world.acceptor()
+    addresses = [acceptor.address, (HOST, free_port())][:count]
+    member = await world.lone(3, {1: addresses}, reachability_timeout_ms=1234)
+    member.mesh.send(1, vote(3))
+    await world.wire_from(acceptor)
+    await until(lambda: member.connection(1))
+    sock = member.connection(1)._transport.get_extra_info("socket")
+    expected = 1234 if count == 2 else 0
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == expected
+
+
 async def test_zookeeper_2164_a_dial_has_a_deadline(world: World) -> None:
     """Then the next address is tried."""
     acceptor = await world.acceptor()
@@ -833,19 +869,54 @@ async def test_only_so_many_connections_may_be_silent(world: World, monkeypatch:
 async def test_an_election_port_that_is_taken_is_tried_so_many_times(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the exception says which and how often; what was bound already is free again."""
+    """Then the exception says which and how often."""
     monkeypatch.setattr(election_mesh, "BIND_RETRY_S", 0.001)
     with socket.socket() as taken:
         taken.bind((HOST, free_port()))
         taken.listen()
         member = world.member(2, bind_retries=3)
-        member.addresses.append(taken.getsockname())
+        member.addresses = [taken.getsockname()]
         with pytest.raises(ElectionPortError, match=rf"{HOST}:{taken.getsockname()[1]} .* tried 3 times"):
             await member.start({})
     assert member.events() == [("election.bind_failed", None)] * 2
-    with socket.socket() as again:
-        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(member.addresses[0])
+
+
+async def test_of_several_election_addresses_one_is_enough(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other is tried as often as configured, and given up with a warning."""
+    monkeypatch.setattr(election_mesh, "BIND_RETRY_S", 0.01)
+    with socket.socket() as taken:
+        taken.bind((HOST, free_port()))
+        taken.listen()
+        member = world.member(2, bind_retries=3)
+        member.addresses.insert(0, taken.getsockname())
+        await member.start({})
+        wire = Wire(*await asyncio.open_connection(*member.addresses[1]))
+        wire.introduce(3)
+        await until(lambda: member.connection(3))
+        await until(lambda: ("election.address_unusable", None) in member.events())
+        await wire.close()
+    assert member.events("election.address_unusable") == [("election.bind_failed", None)] * 2
+
+
+async def test_an_election_address_that_is_free_later_is_listened_at_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With electionPortBindRetry=0 the start does not wait for it."""
+    monkeypatch.setattr(election_mesh, "BIND_RETRY_S", 0.001)
+    member = world.member(2, bind_retries=0)
+    member.addresses.append((HOST, free_port()))
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(member.addresses[1])
+        taken.listen()
+        await asyncio.wait_for(member.start({}), TIMEOUT_S)
+    await until(lambda: len(member.mesh._listeners) == 2)
+    wire = Wire(*await asyncio.open_connection(*member.addresses[1]))
+    wire.introduce(3)
+    await until(lambda: member.connection(3))
+    await wire.close()
 
 
 async def test_with_0_retries_binding_is_tried_for_ever(

@@ -919,6 +919,38 @@ async def test_of_two_addresses_that_answer_one_is_taken(ends: Ends) -> None:
     assert ends.learner.heard == ["connected"]
 
 
+async def test_an_address_that_refuses_ends_the_waiting_for_a_dead_one(ends: Ends, silent: set[int]) -> None:
+    """A leader that does not listen yet is found at the next try, not when the time for its other address is over."""
+    there = (LOCALHOST, free_port())
+    silent.add(1)
+    dialler = ends.dialler((LOCALHOST, 1), there, connect_timeout_ms=3_600_000, address_patience_ms=1)
+    await until(lambda: dialler.failure)
+    assert dialler.failure == "Connection refused"
+    await ends.port(there)
+    await until(lambda: ends.learner.links)
+
+
+async def test_an_address_may_be_slower_than_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, refusing = 1, 2
+    refused = asyncio.Event()
+    answer = socket.socket()
+
+    async def connect(_family: socket.AddressFamily, _address: str, port: int) -> socket.socket:
+        if port == refusing:
+            refused.set()
+            raise ConnectionRefusedError(111, "refused")
+        await refused.wait()
+        await asyncio.sleep(0.001)
+        return answer
+
+    monkeypatch.setattr(sockets, "_connect", connect)
+    for patience_s in (None, 3600):
+        refused.clear()
+        both = [(LOCALHOST, refusing), (LOCALHOST, slow)]
+        assert await asyncio.wait_for(sockets.dial(both, patience_s), TIMEOUT_S) is answer
+    answer.close()
+
+
 async def test_a_try_has_its_time(ends: Ends, silent: set[int]) -> None:
     port = await ends.port()
     silent.add(port.ports[0])
@@ -1015,8 +1047,8 @@ async def test_a_dialler_that_is_closed_while_it_hands_over_says_nothing(
     dialled = sockets.dial
     dialler: LeaderDialler
 
-    async def dial_and_close(addresses: Sequence[tuple[str, int]]) -> socket.socket:
-        sock = await dialled(addresses)
+    async def dial_and_close(addresses: Sequence[tuple[str, int]], patience_s: float | None) -> socket.socket:
+        sock = await dialled(addresses, patience_s)
         asyncio.get_running_loop().call_soon(dialler.close)
         return sock
 
