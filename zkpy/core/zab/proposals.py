@@ -70,7 +70,10 @@ class Proposals:
     def change_quorum(self, quorum: Quorum, from_zxid: int) -> None:
         """Proposals from `from_zxid` on need this quorum; those before keep theirs."""
         assert from_zxid > self.last_committed
-        assert not self._later or from_zxid > self._later[-1][0]
+        if self._later:
+            assert from_zxid >= self._later[-1][0]
+            if from_zxid == self._later[-1][0]:
+                self._later.pop()  # nothing was proposed for that one
         self._later.append((from_zxid, quorum))
 
     def commit_no_further(self, zxid: int) -> None:

@@ -151,3 +151,21 @@ def test_nothing_is_committed_behind_the_txn_that_hands_the_leadership_on() -> N
     assert _zxids(proposals.ack(2, 3)) == [1, 2]
     assert proposals.ack(3, 3) == []
     assert [txn.zxid for txn in proposals.outstanding_txns()] == [3]
+
+
+def test_a_change_right_behind_a_change_takes_its_place() -> None:
+    """Nothing was proposed between the commit of the first and the second, which has the very zxid from which the first was to count."""
+    first, second = _members(1, 2, 3), _members(1, 4, 5).with_version(1)
+    third = _members(1, 6, 7).with_version(2)
+    proposals = Proposals(EnsembleView(first), 0)
+    proposals.change_quorum(EnsembleView(first, second), 1)
+    proposals.propose(_request(1))
+    for server_id in (1, 2, 4):
+        proposals.ack(server_id, 1)
+    assert proposals.last_committed == 1
+    proposals.change_quorum(EnsembleView(second), 2)
+    proposals.change_quorum(EnsembleView(second, third), 2)
+    proposals.propose(_request(2))
+    for server_id in (1, 2, 4):
+        assert proposals.ack(server_id, 2) == []
+    assert _zxids(proposals.ack(6, 2)) == [2]
