@@ -14,6 +14,7 @@ from tests.simulation.world import ViolationError
 from zkpy.core.zab.database import Database
 from zkpy.core.zab.effects import InstallSnapshot, LoadDatabase, ReloadDatabase, TruncateLog
 from zkpy.core.zab.leader import Leader
+from zkpy.core.zab.peer_state import first_of
 from zkpy.storage.recovery import recover
 from zkpy_protocol.quorum_packets import PacketReader, PacketType
 
@@ -63,7 +64,7 @@ class Checks:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._world = cluster.world
-        self.ledger = Ledger()
+        self.ledger = Ledger(cluster.installed_membership(cluster.scenario.voters[0]))
         self.watched = {server_id: Watched(self.ledger.root) for server_id in cluster.servers}
         # Servers that have lost their disk and have not got the history again.
         self.unsynced: set[int] = set()
@@ -213,8 +214,10 @@ class Checks:
             other = self._leaders.setdefault(role.epoch, process)
             if other is not process:
                 raise ViolationError(f"{name} and {other.server.name} both lead epoch {role.epoch}")
-            if not watched.tip.holds(self.ledger.tip):
-                raise ViolationError(f"{name} leads with {watched.tip}, but {self.ledger.tip} is committed")
+            # A leader that has slept may hear of its own quorum when a later one has gone on.
+            committed = self.ledger.tip.up_to(first_of(role.epoch))
+            if not watched.tip.holds(committed):
+                raise ViolationError(f"{name} leads with {watched.tip}, but {committed} is committed")
             self._commit(process, watched.tip)
         elif not watched.tip.is_committed:
             raise ViolationError(f"{name} begins to serve with {watched.tip}, which is not committed")
@@ -245,7 +248,7 @@ class Checks:
         durable = {server_id for server_id, watched in self.watched.items() if watched.durable.holds(entry)}
         # What a lost disk had acknowledged counts; its server has no vote until it has everything again.
         durable |= self.unsynced
-        if not process.peer.state.view.is_quorum(durable):
+        if not self.ledger.is_quorum(entry, durable):
             raise ViolationError(
                 f"{process.server.name} commits {entry}, which only {sorted(durable)} have on disk"
             )
@@ -281,11 +284,21 @@ class Checks:
 
     # -- the end
 
+    def members(self) -> list[int]:
+        """Ids of the servers of the newest committed configuration that any server knows."""
+        views = [
+            server.process.peer.state.view.committed
+            for server in self._cluster.servers.values()
+            if server.process is not None
+        ]
+        return list(max(views, key=lambda committed: committed.version).servers)
+
     def differences(self) -> list[str]:
         """What keeps the servers from being the same, once nothing is under way."""
         found = []
         ledger = self.ledger
-        for server_id, watched in self.watched.items():
+        for server_id in self.members():
+            watched = self.watched[server_id]
             process = self._cluster.servers[server_id].process
             if process is None or watched.service is None:
                 found.append(f"server {server_id} does not serve")
@@ -296,7 +309,7 @@ class Checks:
     def same_everywhere(self) -> None:
         """Trees and sessions are compared in full."""
         ledger = self.ledger
-        for server_id in self.watched:
+        for server_id in self.members():
             process = self._cluster.servers[server_id].process
             assert process is not None
             database = process.peer.state.database

@@ -11,25 +11,31 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from tests.fakes.replies import OPEN
+from tests.simulation.server import server_line
 from tests.simulation.world import ViolationError
+from zkpy.core.paths import CONFIG_NODE
 from zkpy.core.zab.peer_state import epoch_of
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import (
+    AuthPacket,
     ConnectRequest,
     CreateRequest,
     DeleteRequest,
     GetDataRequest,
     MultiHeader,
+    ReconfigRequest,
     SetDataRequest,
     SyncRequest,
     decode_connect_response,
     decode_create_response,
     decode_get_data_response,
     decode_stat,
+    encode_auth_packet,
     encode_create_request,
     encode_delete_request,
     encode_get_data_request,
     encode_multi_header,
+    encode_reconfig_request,
     encode_set_data_request,
     encode_sync_request,
 )
@@ -46,7 +52,18 @@ _REGISTERS = [f"/r{number}" for number in range(4)]
 _WINDOW = 3
 _EPHEMERAL = 1
 _SEQUENTIAL = 2
-_WRITES = frozenset((OpCode.CREATE, OpCode.DELETE, OpCode.SET_DATA, OpCode.MULTI, OpCode.CLOSE_SESSION))
+_WRITES = frozenset(
+    (OpCode.CREATE, OpCode.DELETE, OpCode.SET_DATA, OpCode.MULTI, OpCode.CLOSE_SESSION, OpCode.RECONFIG)
+)
+_REFUSED_RECONFIGS = frozenset(
+    (
+        ErrorCode.RECONFIGINPROGRESS,
+        ErrorCode.NEWCONFIGNOQUORUM,
+        ErrorCode.BADARGUMENTS,
+        ErrorCode.SESSIONEXPIRED,
+        ErrorCode.SESSIONMOVED,
+    )
+)
 _WEIGHTED = (
     ("set", 30),
     ("get", 15),
@@ -59,6 +76,9 @@ _WEIGHTED = (
     ("close", 1),
 )
 _KINDS = [kind for kind, weight in _WEIGHTED for _ in range(weight)]
+_SUPER = b"super:test"
+_AUTH_XID = -4
+_AUTH = _HEAD.pack(_AUTH_XID, OpCode.AUTH) + encode_auth_packet(AuthPacket(0, "digest", _SUPER))
 
 
 class Op:
@@ -111,7 +131,8 @@ class SimClient:
         self._password = bytes(16)
         self._ephemerals: dict[str, None] = {}
         self._versions: dict[str, int] = {}
-        self._connection = 0
+        # Who may change the membership.
+        self._is_super = cluster.scenario.reconfig and number == 1
         self.world.after(self.world.between(0, 300_000), self._dial)
         self.world.after(self.world.between(0, 300_000), self._think)
 
@@ -179,6 +200,8 @@ class SimClient:
         self._is_connected = True
         self._session_id = response.session_id
         self._password = response.passwd or b""
+        if self._is_super:
+            self._send([_AUTH])
 
     def _forget_session(self) -> None:
         self._session_id = 0
@@ -207,6 +230,9 @@ class SimClient:
 
     def _ask(self) -> None:
         rng = self.world.rng
+        if self._is_super and rng.random() < 0.15:
+            self._reconfig()
+            return
         kind = rng.choice(_KINDS)
         path = rng.choice(_REGISTERS)
         acked = self.cluster.acked_zxid
@@ -255,6 +281,21 @@ class SimClient:
         )
         self._request(Op(OpCode.MULTI, path, acked, expected=expected, data=value), body)
 
+    def _reconfig(self) -> None:
+        """One server comes, goes, or changes its role."""
+        rng = self.world.rng
+        server_id = rng.choice(self.cluster.scenario.servers)
+        joining = leaving = None
+        if rng.random() < 0.4:
+            leaving = str(server_id)
+        else:
+            joining = server_line(server_id, is_observer=rng.random() < 0.4)
+        self.world.note(self.name, "reconfig", {"joining": joining, "leaving": leaving})
+        request = ReconfigRequest(joining, leaving, None, -1)
+        self._request(
+            Op(OpCode.RECONFIG, CONFIG_NODE, self.cluster.acked_zxid), encode_reconfig_request(request)
+        )
+
     def _request(self, op: Op, body: bytes) -> None:
         self._xid += 1
         op.xid = self._xid
@@ -270,6 +311,8 @@ class SimClient:
 
     def _reply(self, piece: bytes, start: int, end: int) -> None:
         xid, zxid, err = _REPLY.unpack_from(piece, start)
+        if xid == _AUTH_XID:
+            return
         if zxid < self._zxid:
             raise ViolationError(f"{self.name} was at {self._zxid:#x} and is answered at {zxid:#x}")
         self._zxid = zxid
@@ -338,13 +381,15 @@ class SimClient:
             raise ViolationError(f"{self.name}: multi at {zxid:#x} has another answer than effect")
 
     def _check_refusal(self, op: Op, err: int, version: int) -> None:
-        if err == ErrorCode.BADVERSION:
+        if err == ErrorCode.BADVERSION and op.op == OpCode.SET_DATA:
             expected = op.op == OpCode.SET_DATA and version not in (-1, op.expected)
             if version >= 0:
                 self._versions[op.path] = version
         elif err == ErrorCode.NONODE:
             expected = op.op in (OpCode.SET_DATA, OpCode.DELETE) and version < 0
             self._versions.pop(op.path, None)
+        elif op.op == OpCode.RECONFIG:
+            expected = err in _REFUSED_RECONFIGS
         elif err == ErrorCode.NODEEXISTS:
             expected = op.op == OpCode.CREATE and version >= 0
         else:

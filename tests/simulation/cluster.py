@@ -20,6 +20,8 @@ from zkpy.core.leading import LeadingService
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from zkpy.core.membership import Membership
+
 HEALED_WITHIN_US = 30_000_000
 
 
@@ -33,7 +35,6 @@ class Cluster:
     def __init__(self, world: World, scenario: Scenario) -> None:
         self.world = world
         self.scenario = scenario
-        self.membership = membership_of(scenario.voters, scenario.observers)
         self.network = Network(world, scenario)
         self.mesh = Mesh(self)
         self.servers = {server_id: SimServer(self, server_id) for server_id in scenario.servers}
@@ -43,6 +44,12 @@ class Cluster:
             world.after(world.between(0, 1_000_000), server.start)
         self.clients = [SimClient(self, number) for number in range(1, scenario.clients + 1)]
         self.faults = Faults(self)
+
+    def installed_membership(self, server_id: int) -> Membership:
+        """What a server is told when it is installed; one that joins later observes, as far as it knows."""
+        scenario = self.scenario
+        joining = [server_id] if server_id in scenario.spares else []
+        return membership_of(scenario.voters, [*scenario.observers, *joining])
 
     def leader_id(self) -> int | None:
         """A server that leads, if there is one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from zkpy.core.zab.effects import InstallSnapshot, TruncateLog
 from zkpy.runtime.log_thread import Batch, LogThread
 from zkpy.storage.disk import Disk
 from zkpy.storage.purge import purge
@@ -48,6 +49,13 @@ class SimLogThread(LogThread):
             return self._log_batch(batch)
         self._put(batch)
         return None
+
+    def _has_log(self) -> bool:
+        """Whether something is under way that writes to the log, or changes it."""
+        effect = self._incarnation.peer.effect_under_way
+        return isinstance(effect, (TruncateLog, InstallSnapshot)) or any(
+            isinstance(work, Batch) for work in self._queue
+        )
 
     def run(self, job: Callable[[], None]) -> None:
         self._put(job)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tests.simulation.ports import OWNERS
 from tests.simulation.world import ViolationError
 from zkpy.core.data_tree import DataTree
+from zkpy.core.membership import Membership
 from zkpy.core.txn import Txn
 from zkpy_protocol.opcodes import OpCode
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _CREATE_SESSION = int(OpCode.CREATE_SESSION)
 _CLOSE_SESSION = int(OpCode.CLOSE_SESSION)
+_RECONFIG = int(OpCode.RECONFIG)
 _MULTI = int(OpCode.MULTI)
 _ERROR = int(OpCode.ERROR)
 _CHILDREN_CHANGED = 4
@@ -89,7 +91,7 @@ class Ledger:
     tree: what they make.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, membership: Membership) -> None:
         self.root = Entry(None, 0, b"")
         self.root.is_committed = True
         self.tip = self.root
@@ -101,6 +103,7 @@ class Ledger:
         self._entries: dict[bytes, Entry] = {}
         self._versions: dict[str, list[Version]] = {}
         self._cxids: dict[int, int] = {}
+        self._memberships = [membership]
 
     def entry(self, parent: Entry, zxid: int, payload: bytes) -> Entry:
         """The history that has one more txn than `parent`."""
@@ -164,6 +167,8 @@ class Ledger:
 
     def _follow_session(self, txn: Txn) -> None:
         session_id = txn.client_id
+        if txn.type == _RECONFIG:
+            self._memberships.append(Membership.from_text(txn.record.data.decode()))
         if txn.type == _CREATE_SESSION:
             self.sessions[session_id] = txn.record.time_out
         elif txn.type == _CLOSE_SESSION:
@@ -184,6 +189,15 @@ class Ledger:
                 )
             self._cxids[session_id] = txn.cxid
 
+    def is_quorum(self, entry: Entry, servers: set[int]) -> bool:
+        """Whether these are enough to commit: by the membership of that time, and by the one before if it is what changes it."""
+        memberships = self._memberships
+        index = bisect_right(memberships, entry.zxid, key=_version_of) - 1
+        counted = memberships[max(index, 0) :][:1]
+        if index > 0 and memberships[index].version == entry.zxid:
+            counted.append(memberships[index - 1])
+        return all(membership.verifier.is_quorum(servers) for membership in counted)
+
     # -- what a client may see
 
     def at(self, path: str, zxid: int) -> Version:
@@ -200,6 +214,10 @@ def _has_failed(txn: Txn) -> bool:
     if txn.type == _MULTI:
         return any(member.type == _ERROR for member in txn.record.txns)
     return txn.type == _ERROR
+
+
+def _version_of(membership: Membership) -> int:
+    return membership.version
 
 
 def _zxid_of(version: Version) -> int:

@@ -15,9 +15,12 @@ from zkpy_protocol.records import Id
 if TYPE_CHECKING:
     from tests.simulation.network import End
     from tests.simulation.server import Incarnation
+    from zkpy.net.quorum_port import QuorumHandler
 
 OWNERS = OwnerRules(extended=False, emulate_353=False)
 _DATA_MAX = 1 << 20
+_CONNECT_TIMEOUT_US = 1_000_000
+_RETRY_DELAY_US = 100_000
 _SNAP = int(PacketType.SNAP)
 _HOST = "10.1.0.1"
 _IDS = (Id("ip", _HOST),)
@@ -42,10 +45,13 @@ class Group:
 class LinkShell:
     """`zkpy.net.quorum_port.QuorumConnection`: one connection between two servers."""
 
-    __slots__ = ("_group", "_process", "_reader", "_reads_streams", "_stream", "end", "link")
+    __slots__ = ("_group", "_handler", "_process", "_reader", "_reads_streams", "_stream", "end", "link")
 
-    def __init__(self, process: Incarnation, end: End, *, reads_streams: bool) -> None:
+    def __init__(
+        self, process: Incarnation, handler: QuorumHandler, end: End, *, reads_streams: bool
+    ) -> None:
         self._process = process
+        self._handler = handler
         self._reads_streams = reads_streams
         self._reader = PacketReader(_DATA_MAX, stops_at_snap=reads_streams)
         self._stream: SnapshotStream | None = None
@@ -59,12 +65,15 @@ class LinkShell:
         """Packets may come and go."""
         self._group = group
         group.open[self] = None
-        self._process.driver.connected(self.link)
+        self._handler.connected(self.link)
 
-    def refuse(self) -> None:
-        """Nobody listens any more."""
-        self.link.close("refused")
-        self._process.cluster.network.abort(self.end)
+    def accepted(self, group: Group) -> None:
+        """The same for the other side, which may have closed its port by now."""
+        if group.is_closed:
+            self.link.close("refused")
+            self._process.cluster.network.abort(self.end)
+        else:
+            self.begin(group)
 
     # -- the network's side
 
@@ -75,7 +84,7 @@ class LinkShell:
         self._process.server.run(self._process, self._lost, (reason,))
 
     def _received(self, data: bytes) -> None:
-        driver = self._process.driver
+        handler = self._handler
         link = self.link
         while link.closed is None:
             if self._stream is None:
@@ -83,7 +92,7 @@ class LinkShell:
                 if packets:
                     if self._process.world.echo is not None:
                         self._whisper("<-", packets)
-                    driver.receive(link, packets)
+                    handler.receive(link, packets)
                     if packets[-1].type == _SNAP and self._reads_streams:
                         self._stream = SnapshotStream(OWNERS, digest_enabled=True)
                         data = self._reader.take_rest()
@@ -98,7 +107,7 @@ class LinkShell:
             data = stream.rest
             entry = self.end.peer.notes.popleft()
             self._process.cluster.checks.stream_received(self._process, stream.tree, entry)
-            driver.snapshot(link, stream.tree, stream.sessions)
+            handler.snapshot(link, stream.tree, stream.sessions)
 
     def _whisper(self, arrow: str, packets: Any) -> None:
         text = " ".join(f"{PacketType(packet.type).name}:{packet.zxid:x}" for packet in packets)
@@ -113,7 +122,7 @@ class LinkShell:
         link.close(reason)
         assert link.closed is not None
         if not group.is_closed:
-            self._process.driver.disconnected(link, link.closed)
+            self._handler.disconnected(link, link.closed)
 
     # -- the driver's side
 
@@ -135,14 +144,14 @@ class LinkShell:
 
 
 class Dialler:
-    """`zkpy.net.quorum_port.LeaderDialler`: dials until the leader answers."""
+    """`zkpy.net.quorum_port.LeaderDialler`: dials until the other server answers."""
 
-    __slots__ = ("_leader_id", "_process", "_retry_us", "group")
+    __slots__ = ("_is_for_observers", "_process", "_server_id", "group")
 
-    def __init__(self, process: Incarnation, leader_id: int, retry_us: int) -> None:
+    def __init__(self, process: Incarnation, server_id: int, *, is_for_observers: bool) -> None:
         self._process = process
-        self._leader_id = leader_id
-        self._retry_us = retry_us
+        self._server_id = server_id
+        self._is_for_observers = is_for_observers
         self.group = Group()
         self._dial()
 
@@ -154,28 +163,37 @@ class Dialler:
         self.group.close("this server follows no more")
 
     def _dial(self) -> None:
+        if self.group.is_closed:
+            return
         process = self._process
         network = process.cluster.network
-        process.after(network.delay_us(process.server_id, self._leader_id), self._try)
+        if network.reaches(process.server_id, self._server_id):
+            process.after(2 * network.delay_us(process.server_id, self._server_id), self._try)
+        else:
+            process.after(process.server.real_us(_CONNECT_TIMEOUT_US), self._failed, "no answer in time")
+
+    def _failed(self, reason: str) -> None:
+        if not self.group.is_closed:
+            process = self._process
+            process.driver.dial_failed(reason)
+            process.after(process.server.real_us(_RETRY_DELAY_US), self._dial)
 
     def _try(self) -> None:
-        if self.group.is_closed or self.group.open:
+        if self.group.is_closed:
             return
         process = self._process
         network = process.cluster.network
-        server = process.cluster.servers.get(self._leader_id)
-        leader = None if server is None else server.process
-        if (
-            leader is None
-            or not leader.is_listening
-            or not network.reaches(process.server_id, self._leader_id)
-        ):
-            process.after(self._retry_us, self._dial)
+        server = process.cluster.servers.get(self._server_id)
+        other = None if server is None else server.process
+        group = None if other is None else other.port(is_for_observers=self._is_for_observers)
+        if other is None or group is None or not network.reaches(process.server_id, self._server_id):
+            self._failed("refused")
             return
-        end, other = network.connect(process.server_id, self._leader_id)
-        shell = LinkShell(process, end, reads_streams=True)
-        accepted = LinkShell(leader, other, reads_streams=False)
-        leader.server.run(leader, leader.accept_learner, (accepted,))
+        end, far_end = network.connect(process.server_id, self._server_id)
+        shell = LinkShell(process, process.driver, end, reads_streams=True)
+        handler = other.driver.observers if self._is_for_observers else other.driver
+        accepted = LinkShell(other, handler, far_end, reads_streams=False)
+        other.server.run(other, accepted.accepted, (group,))
         shell.begin(self.group)
 
 

@@ -33,6 +33,8 @@ class Scenario:
         faults: what may go wrong, each as likely as the others.
         fast_syncs: how often the driver writes a batch itself.
         trigger: probability that something goes wrong at a moment that servers report.
+        reconfig: whether clients change the membership.
+        spares: ids of servers that only a reconfiguration makes members.
         wipes: whether a server may lose its disk; then no empty database is trusted but at the very first start.
         clock_rates: by server, how fast its clock goes, in thousandths.
     """
@@ -54,12 +56,14 @@ class Scenario:
         "max_time_to_wait_for_epoch_ms",
         "network_delay_us",
         "network_jitter_us",
+        "observer_masters",
         "observers",
         "prealloc_bytes",
         "reconfig",
         "restart_us",
         "snap_count",
         "snapshot_size_factor",
+        "spares",
         "splits_pieces",
         "steps_max",
         "sync_limit",
@@ -95,8 +99,15 @@ class Scenario:
         self.leader_serves = rng.random() < 0.85
         self.max_notification_interval_ms = rng.choice((800, 60_000))
         self.max_time_to_wait_for_epoch_ms = rng.choice((-1, 0, 500))
-        self.reconfig = False
-        self.wipes = rng.random() < 0.15
+        self.observer_masters = rng.random() < 0.3
+        self.reconfig = rng.random() < 0.2
+        # Servers that are not members at first.
+        self.spares = (
+            [len(self.voters) + len(self.observers) + 1 + number for number in range(2)]
+            if self.reconfig
+            else []
+        )
+        self.wipes = not self.reconfig and rng.random() < 0.15
         self.clock_rates = {
             server_id: rng.choice((1000, 1000, 1000, 950, 1050, 900)) for server_id in self.servers
         }
@@ -113,7 +124,7 @@ class Scenario:
     @property
     def servers(self) -> list[int]:
         """All ids, ascending."""
-        return [*self.voters, *self.observers]
+        return [*self.voters, *self.observers, *self.spares]
 
     def described(self) -> dict[str, object]:
         """For people."""

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any
 from tests.fakes.local_server import SUPER, PacketAuth
 from tests.fakes.memory_fs import MemoryFs, Stopped
 from tests.simulation.disk import SimDisk, SimLogThread, SimSnapshots
-from tests.simulation.ports import OWNERS, ClientShell, Dialler, Group, LinkShell
+from tests.simulation.ports import OWNERS, ClientShell, Dialler, Group
 from tests.simulation.world import ViolationError
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
-from zkpy.core.membership import EnsembleView, Membership
+from zkpy.core.membership import EnsembleView, Membership, parse_membership
 from zkpy.core.peer import Peer
+from zkpy.core.properties import parse_properties
 from zkpy.core.service import ServiceOptions, ServiceParts
 from zkpy.core.zab.database import CommittedLog, Database
 from zkpy.core.zab.peer_state import PeerOptions, PeerState
-from zkpy.core.zab.votes import UNTRUSTED_ZXID
 from zkpy.runtime.driver import LogOptions
 from zkpy.runtime.quorum_driver import QuorumDriver
 from zkpy.storage.data_dir import DataDir
 from zkpy.storage.disk import DiskOptions
+from zkpy.storage.dynamic_config import ConfigFiles, version_in_name
 from zkpy.storage.epochs import Epochs
-from zkpy.storage.recovery import recover
-from zkpy.storage.snapshot import write_snapshot
+from zkpy.storage.recovery import begin_empty, recover
 from zkpy.storage.txn_log import TxnLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tests.simulation.cluster import Cluster
     from tests.simulation.network import End
@@ -40,11 +40,12 @@ if TYPE_CHECKING:
     from zkpy.runtime.log_thread import Batch
     from zkpy_protocol.election import Notification
 
+CONFIG_FILE = "/conf/zoo.cfg"
 WALL_MS = 1_700_000_000_000
 _DIGEST = DigestProvider(super_digest=SUPER)
 _PROVIDERS = ProviderRegistry([IpProvider(), _DIGEST])
 _AUTH = PacketAuth(_DIGEST)
-_RETRY_DELAY_MS = 100
+_OBSERVER_MASTER_PORT = 2889
 
 
 class SimServer:
@@ -61,7 +62,7 @@ class SimServer:
         self.world = cluster.world
         self.server_id = server_id
         self.name = f"server.{server_id}"
-        self.fs = MemoryFs()
+        self.fs = self._new_disk()
         self.process: Incarnation | None = None
         self.is_paused = False
         self.is_first_start = True
@@ -70,6 +71,14 @@ class SimServer:
         self.base_ms = cluster.world.rng.randrange(1, 1_000_000)
         self.wall_offset_ms = cluster.world.rng.randrange(-60_000, 60_000)
         self._backlog: deque[tuple[Incarnation, Callable[..., object], tuple[Any, ...]]] = deque()
+
+    def _new_disk(self) -> MemoryFs:
+        """Nothing but the configuration it was installed with."""
+        fs = MemoryFs()
+        fs.put(CONFIG_FILE, f"dynamicConfigFile={CONFIG_FILE}.dynamic\n".encode())
+        membership = self.cluster.installed_membership(self.server_id)
+        fs.put(f"{CONFIG_FILE}.dynamic", "\n".join(membership.lines()).encode())
+        return fs
 
     # -- clocks
 
@@ -112,7 +121,7 @@ class SimServer:
         """The machine comes back with an empty disk."""
         self.crash(power=True)
         self.world.note(self.name, "lost its disk")
-        self.fs = MemoryFs()
+        self.fs = self._new_disk()
         self.cluster.checks.wiped(self)
 
     def pause(self) -> None:
@@ -229,6 +238,7 @@ class Incarnation:
         self.peer: Peer
         self.data_dir = DataDir("/data", "/data")
         self.learners: Group | None = None
+        self.observers: Group | None = None
         self.dialler: Dialler | None = None
         self.clients: dict[ClientShell, None] = {}
         self.snapshots: SimSnapshots
@@ -243,17 +253,14 @@ class Incarnation:
         data_dir.prepare(fs, autocreate=True)
         recovered = recover(fs, data_dir, OWNERS, digest_enabled=True, trust_empty=False, keep_txns=500)
         trusts_empty = server.is_first_start or not scenario.wipes
+        is_trusted = not recovered.is_empty or begin_empty(fs, data_dir, recovered, autocreate=trusts_empty)
         database = Database(
             recovered.tree,
             recovered.sessions,
             CommittedLog(scenario.committed_log_count, recovered.last_txns if scenario.keep_txns else ()),
-            is_trusted=not recovered.is_empty or trusts_empty,
+            is_trusted=is_trusted,
         )
-        if recovered.snapshot_zxid is None and database.is_trusted:
-            tree = database.tree
-            write_snapshot(fs, data_dir.snap_dir, tree, database.sessions, tree.last_zxid)
-        last_zxid = database.tree.last_zxid if database.is_trusted else UNTRUSTED_ZXID
-        epochs = Epochs.load(fs, data_dir.snap_dir, last_zxid)
+        epochs = Epochs.load(fs, data_dir.snap_dir, recovered.last_zxid)
         self.cluster.checks.recovered(self, recovered, epochs)
         state = self._state(database, epochs)
         self.peer = Peer(state, self.world.rng)
@@ -264,6 +271,7 @@ class Incarnation:
             server_id=self.server_id,
             commit_log_count=scenario.keep_txns,
             snapshot_size_factor=scenario.snapshot_size_factor,
+            config_file=CONFIG_FILE if scenario.reconfig else None,
         )
         disk = SimDisk(self, fs, data_dir, log, epochs, disk_options)
         options = LogOptions(
@@ -306,16 +314,28 @@ class Incarnation:
             snapshot_size_factor=scenario.snapshot_size_factor,
             max_time_to_wait_for_epoch_ms=scenario.max_time_to_wait_for_epoch_ms,
             max_notification_interval_ms=scenario.max_notification_interval_ms,
+            observer_master_port=_OBSERVER_MASTER_PORT if scenario.observer_masters else 0,
+            reconfig_enabled=scenario.reconfig,
         )
         service_options = ServiceOptions(
             tick_time_ms=tick_ms,
             min_session_timeout_ms=2 * tick_ms,
             max_session_timeout_ms=20 * tick_ms,
             server_id=self.server_id,
+            reconfig_enabled=scenario.reconfig,
         )
         parts = ServiceParts(service_options, _PROVIDERS, _AUTH)
-        view = EnsembleView(self.cluster.membership)
+        view = self._view()
         return PeerState(options, view, database, parts, epochs.accepted, epochs.current)
+
+    def _view(self) -> EnsembleView:
+        """What the configuration files say, as `zkpy.ops.config` reads them."""
+        fs = self.server.fs
+        static = {key: value for key, (value, _) in parse_properties(fs.read(CONFIG_FILE)).items()}
+        dynamic_file = static["dynamicConfigFile"]
+        lines = {key: value for key, (value, _) in parse_properties(fs.read(dynamic_file)).items()}
+        committed = parse_membership(lines, version_in_name(dynamic_file))
+        return EnsembleView(committed, ConfigFiles(fs, CONFIG_FILE).proposed())
 
     def _tick(self) -> None:
         tick_us = self.cluster.scenario.tick_ms * 500
@@ -326,10 +346,10 @@ class Incarnation:
         """The process is gone: what happens to its connections."""
         network = self.cluster.network
         ends = [shell.end for shell in self.clients]
-        if self.learners is not None:
-            ends += [shell.end for shell in self.learners.open]
-        if self.dialler is not None:
-            ends += [shell.end for shell in self.dialler.group.open]
+        dialled = None if self.dialler is None else self.dialler.group
+        for group in (self.learners, self.observers, dialled):
+            if group is not None:
+                ends += [shell.end for shell in group.open]
         for end in ends:
             network.process_died(end, silently=silently)
 
@@ -399,16 +419,9 @@ class Incarnation:
 
     # -- learners
 
-    @property
-    def is_listening(self) -> bool:
-        return self.learners is not None
-
-    def accept_learner(self, shell: LinkShell) -> None:
-        """A learner has connected; the port may be closed again by now."""
-        if self.learners is None:
-            shell.refuse()
-        else:
-            shell.begin(self.learners)
+    def port(self, *, is_for_observers: bool) -> Group | None:
+        """The open port for learners, or the one for observers."""
+        return self.observers if is_for_observers else self.learners
 
     # -- what the driver asks (`Shells`)
 
@@ -417,26 +430,24 @@ class Incarnation:
             self.cluster.network.abort(shell.end)
 
     def listen(self, wanted: bool) -> None:
-        if self.learners is not None:
-            self.learners.close("this server leads no more")
-            self.learners = None
-        if wanted:
-            self.learners = Group()
-
-    def dial(self, leader_id: int | None) -> None:
-        if leader_id is None:
-            if self.dialler is not None:
-                self.dialler.stop()
-            return
-        if self.dialler is not None:
-            self.dialler.close()
-        self.dialler = Dialler(self, leader_id, self.server.real_us(_RETRY_DELAY_MS * 1000))
+        self.learners = _reopened(self.learners, wanted)
 
     def listen_for_observers(self, wanted: bool) -> None:
-        raise AssertionError("observerMasterPort is not set")
+        self.observers = _reopened(self.observers, wanted)
+
+    def dial(self, leader_id: int | None) -> None:
+        if leader_id is not None:
+            self._dial(leader_id, is_for_observers=False)
+        elif self.dialler is not None:
+            self.dialler.stop()
 
     def dial_observer_master(self, server_id: int) -> None:
-        raise AssertionError("observerMasterPort is not set")
+        self._dial(server_id, is_for_observers=True)
+
+    def _dial(self, server_id: int, *, is_for_observers: bool) -> None:
+        if self.dialler is not None:
+            self.dialler.close()
+        self.dialler = Dialler(self, server_id, is_for_observers=is_for_observers)
 
     def notify(self, server_id: int, notification: Notification) -> None:
         self.cluster.mesh.send(self, server_id, notification)
@@ -451,9 +462,21 @@ class Incarnation:
         raise ViolationError(f"{self.server.name}: exit code {exit_code}: {reason}")
 
 
-def membership_of(voters: list[int], observers: list[int]) -> Membership:
+def _reopened(group: Group | None, wanted: bool) -> Group | None:
+    """A port is closed, and perhaps another one opened."""
+    if group is not None:
+        group.close("this server leads no more")
+    return Group() if wanted else None
+
+
+def server_line(server_id: int, *, is_observer: bool) -> str:
+    """Where a server is, and its role."""
+    role = "observer" if is_observer else "participant"
+    return f"server.{server_id}=10.0.0.{server_id}:2888:3888:{role};0.0.0.0:2181"
+
+
+def membership_of(voters: Iterable[int], observers: Iterable[int]) -> Membership:
     """The static configuration of an ensemble."""
-    roles = [(server_id, "participant") for server_id in voters] + [(id_, "observer") for id_ in observers]
-    return Membership.from_text(
-        "\n".join(f"server.{id_}=10.0.0.{id_}:2888:3888:{role}" for id_, role in roles)
-    )
+    lines = [server_line(server_id, is_observer=False) for server_id in voters]
+    lines += [server_line(server_id, is_observer=True) for server_id in observers]
+    return Membership.from_text("\n".join(lines))
