@@ -165,7 +165,8 @@ class LeaderServer(MemberServer):
     # -- Broadcaster
 
     def proposed(self, txn: Txn) -> None:
-        pass
+        for learner in self.ensemble.learners.values():
+            learner.inbox.append(("proposed", txn.zxid))
 
     def committed(self, txn: Txn) -> None:
         self.log.append(txn)
@@ -190,6 +191,7 @@ class LearnerServer(MemberServer):
         super().__init__(ensemble, server_id, parts)
         self.deaf = False
         self.mute = False
+        self.last_zxid = database.tree.last_zxid
         self.inbox: deque[tuple[Any, ...]] = deque()
         self.outbox: deque[tuple[Any, ...]] = deque()
         self.forwarded: list[tuple[Any, ...]] = []
@@ -226,7 +228,9 @@ class LearnerServer(MemberServer):
         if not self.inbox or self.deaf:
             return False
         what, *arguments = self.inbox.popleft()
-        if what == "commit":
+        if what == "proposed":
+            self.last_zxid = arguments[0]
+        elif what == "commit":
             self.service.commit(arguments[0], self.mono_ms)
         elif what == "synced":
             self.service.synced(self.mono_ms)

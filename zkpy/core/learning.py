@@ -41,6 +41,10 @@ class Forwarder(Protocol):
     def revalidate(self, session_id: int, timeout_ms: int) -> None:
         """Ask whether a session goes on; the answer comes to `LearningService.revalidated`."""
 
+    @property
+    def last_zxid(self) -> int:
+        """The last txn that was heard of, committed or not."""
+
 
 class LearningService(Service):
     """Clients of a learner."""
@@ -64,7 +68,8 @@ class LearningService(Service):
         # Own requests, and whoever else waits for a sync; the leader answers in this order.
         self._syncs: deque[Request | object] = deque()
         # Forwarded for connections that are gone, by session, in order. A client that comes back may count its xids from 1
-        # again: what becomes of its old requests must not be taken for the answers to new ones.
+        # again (kazoo does): what becomes of its old requests must not be taken for the answers to new ones. Those that it has
+        # sent to other servers are told by their zxids, see `revalidated`; an observer does not know these in time.
         self._abandoned: dict[int, deque[Request]] = {}
         self._served_here -= {OpCode.SYNC}
         self._sent_on |= {OpCode.SYNC}
@@ -86,6 +91,8 @@ class LearningService(Service):
         if link is not None and self.links.get(session_id) is link:
             if valid:
                 self._learned.confirm(session_id)
+                # What the client has asked for elsewhere is proposed by now, or will be refused.
+                link.since_zxid = self._forwarder.last_zxid
             self._finish_connect(link, valid)
 
     def touched(self, session_id: int, timeout_ms: int) -> None:
@@ -128,6 +135,8 @@ class LearningService(Service):
         self._queue(request)
         if op == OpCode.SYNC:
             self._syncs.append(request)
+        elif op == OpCode.CLOSE_SESSION:
+            self._learned.set_closing(request.session_id)
         ids = None if op == OpCode.CREATE_SESSION else request.ids
         self._forwarder.request(request.session_id, request.xid, op, request.frame[HEADER_BYTES:], ids)
 
@@ -150,9 +159,11 @@ class LearningService(Service):
         request = None
         if not self._abandoned or not self._was_abandoned(txn):
             link = self.links.get(txn.client_id)
-            if link is not None and link.pending and _answers(txn, link.pending[0]):
-                request = link.pending[0]
-                self._abandoned.pop(txn.client_id, None)
+            if link is not None and link.pending and txn.zxid > link.since_zxid:
+                head = link.pending[0]
+                if _answers(txn, head):
+                    request = head
+                    self._abandoned.pop(txn.client_id, None)
         if request is None:
             request = Request(None, txn.client_id, txn.cxid, txn.type, b"", (), mono_ms)
         request.txn = txn

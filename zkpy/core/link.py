@@ -40,6 +40,7 @@ class ClientLink:
             sent behind its ConnectRequest.
         secure: whether the link came through the TLS port.
         x509_subject: subject of the verified client certificate, None without one.
+        since_zxid: txns up to this one are of earlier connections of its session, wherever they were.
         sasl: the authenticator's own state of a SASL exchange; the core never looks at it.
         queued_bytes: size of `out`.
         shell: the shell's own handle for the link; the core never looks at it.
@@ -72,6 +73,7 @@ class ClientLink:
         "sent",
         "session_id",
         "shell",
+        "since_zxid",
         "state",
         "timeout_ms",
         "x509_subject",
@@ -90,6 +92,7 @@ class ClientLink:
         self.state = CONNECTING
         self.session_id = 0
         self.timeout_ms = 0
+        self.since_zxid = 0
         self.read_only_byte = True
         self.is_read_only = False
         self.resume_reading = False

@@ -75,7 +75,7 @@ class SessionTable:
 class LearnerSessions(SessionTable):
     """What a learner knows of sessions: it only reports signs of life, the leader expires them."""
 
-    __slots__ = ("_confirmed", "_only_committed", "_touched")
+    __slots__ = ("_closing", "_confirmed", "_only_committed", "_touched")
 
     def __init__(self, committed: dict[int, int], first_id: int, *, only_committed: bool) -> None:
         """`only_committed`: sessions that are not committed do not live, as others are local."""
@@ -83,14 +83,27 @@ class LearnerSessions(SessionTable):
         self._only_committed = only_committed
         # Known to the leader, not committed here: they became global at another server a moment ago.
         self._confirmed: set[int] = set()
+        # Their clients have asked for the end.
+        self._closing: set[int] = set()
         self._touched: dict[int, int] = {}
 
     def touch(self, id_: int, timeout_ms: int, now_ms: int) -> bool:  # noqa: ARG002
         """A sign of life, for the next PING."""
         if self._only_committed and id_ not in self.committed and id_ not in self._confirmed:
             return False
+        if id_ in self._closing:
+            return False
         self._touched[id_] = timeout_ms
         return True
+
+    def set_closing(self, id_: int) -> None:
+        """A closeSession is on its way: what comes behind it is dropped."""
+        self._closing.add(id_)
+
+    def remove(self, id_: int) -> None:
+        """The closeSession txn is applied."""
+        super().remove(id_)
+        self._closing.discard(id_)
 
     def confirm(self, id_: int) -> None:
         """The leader has said that the session lives. Without this its requests would be dropped until it is committed here."""

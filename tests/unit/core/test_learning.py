@@ -194,6 +194,23 @@ def test_old_requests_of_a_session_do_not_answer_those_of_its_next_connection() 
     assert learner.service.stats.outstanding == 0
 
 
+def test_requests_that_a_session_has_sent_elsewhere_do_not_answer_those_it_sends_here() -> None:
+    """Session and xid are the same; only their zxids tell that they were proposed before the session came here."""
+    ensemble, learner, client = held()
+    elsewhere = ensemble.learner(3).reconnect(client)
+    elsewhere.send(OpCode.CREATE, create("/there"), xid=1)
+    elsewhere.send(OpCode.DELETE, delete("/none"), xid=2)
+    back = learner.reconnect(elsewhere)
+    back.send(OpCode.CREATE, create("/here"), xid=1)
+    back.send(OpCode.CREATE, create("/here/too"), xid=2)
+    for _ in range(2):
+        ensemble.leader.persist(1)
+        ensemble.pump()
+        assert back.received() == []
+    ensemble.settle()
+    assert [(reply.xid, reply.path) for reply in back.replies()] == [(1, "/here"), (2, "/here/too")]
+
+
 def test_what_an_old_connection_left_behind_does_not_hold_up_the_next_one_for_ever() -> None:
     """A leader that owes an answer is not waited for once it has answered something later."""
     ensemble, learner, client = held()
@@ -232,6 +249,19 @@ def test_requests_behind_closesession_are_dropped() -> None:
     assert client.closed
     assert "/a" not in learner.service.tree.nodes
     assert len(learner.forwarded) == 2
+
+
+def test_requests_behind_closesession_are_dropped_whenever_they_come() -> None:
+    """With local sessions a leader would let them write: it does not know the session any more."""
+    ensemble, learner, client = held()
+    client.send(OpCode.CLOSE_SESSION)
+    client.send(OpCode.CREATE, create("/a"))
+    client.send(OpCode.PING, xid=-2)
+    assert learner.forwarded[-1][3] == OpCode.CLOSE_SESSION
+    ensemble.settle()
+    assert xids(client) == [1]
+    assert client.closed
+    assert learner.service.stats.stale_requests_dropped == 2
 
 
 # -- syncs

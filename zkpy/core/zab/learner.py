@@ -604,6 +604,11 @@ class Learner:
         """Ask whether a session goes on."""
         self._send(learner_packets.revalidate(session_id, timeout_ms))
 
+    @property
+    def last_zxid(self) -> int:
+        """The last txn that was heard of, committed or not."""
+        return self._sync.pending.last_zxid
+
     def _send(self, packet: bytes) -> None:
         assert self.link is not None
         self.link.send(packet)

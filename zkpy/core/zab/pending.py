@@ -35,6 +35,11 @@ class PendingProposals:
         self._epoch = epoch
         self._last = base
 
+    @property
+    def last_zxid(self) -> int:
+        """Of the last proposal, or of the state that the sync started from."""
+        return self._last
+
     def propose(self, txn: Txn) -> bool:
         """Remember a proposal.
 

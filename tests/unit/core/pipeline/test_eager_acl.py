@@ -116,6 +116,8 @@ def test_who_may_is_let_through() -> None:
 class Silence:
     """A leader's learners, or a learner's leader: nobody answers."""
 
+    last_zxid = 0
+
     def __init__(self) -> None:
         self.forwarded: list[int] = []
 
