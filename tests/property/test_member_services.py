@@ -206,10 +206,16 @@ class Run:
         trees = [server.service.tree for server in ensemble.servers]
         assert len({tree.digest for tree in trees}) == 1
         assert {tree.digest_mismatches for tree in trees} == {0}
+        alive = trees[0].ephemerals.keys() & ensemble.leader.service.sessions.committed.keys()
         for writer in self.writers:
-            # Leaders take what comes late from a session that is over for the request of a local one (as Apache's do).
-            past = writer.past if self.kind == "global" else []
-            for path, sure in (*past, (writer.path, writer.sure)):
+            answered = [*writer.past, (writer.path, writer.sure)]
+            session_id = 0 if writer.client is None else writer.client.link.session_id
+            if self.kind == "local" or (self.kind == "upgrading" and session_id in alive):
+                answered = answered[-1:]
+            elif self.kind == "upgrading":
+                # Leaders take what comes late from a session that is over for that of a local one (as Apache's do).
+                answered = []
+            for path, sure in answered:
                 node = trees[0].get(path)
                 assert sure <= (0 if node is None else int(node.data or b"0")), (
                     "nothing that was answered is lost"

@@ -11,10 +11,12 @@ from tests.fakes.local_server import Client
 from tests.fakes.member_services import Ensemble
 from tests.fakes.replies import Event, Reply, create, delete, encode, multi, set_data
 from zkpy.core.passwords import session_password
+from zkpy.core.txn import Txn
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import (
     AuthPacket,
     ConnectResponse,
+    ErrorTxn,
     ExistsRequest,
     GetDataRequest,
     Id,
@@ -194,6 +196,54 @@ def test_old_requests_of_a_session_do_not_answer_those_of_its_next_connection() 
     assert learner.service.stats.outstanding == 0
 
 
+def test_each_old_request_has_one_txn_and_a_sync_has_none() -> None:
+    ensemble, learner, client = held()
+    client.send(OpCode.CREATE, create("/old"), xid=1)
+    client.send(OpCode.SYNC, SYNC, xid=2)
+    client.send(OpCode.DELETE, delete("/none"), xid=3)
+    client.hang_up()
+    again = learner.reconnect(client)
+    # Without the zxid from which on its own requests count, as at an observer.
+    again.link.since_zxid = 0
+    again.send(OpCode.CREATE, create("/new"), xid=3)
+    ensemble.leader.persist(2)
+    ensemble.pump()
+    assert again.received() == []
+    ensemble.settle()
+    assert [reply.path for reply in again.replies()] == ["/new"]
+
+
+def test_requests_of_the_role_before_are_none_of_this_one() -> None:
+    _, learner, client = held()
+    client.send(OpCode.CREATE, create("/a"))
+    learner.service.links.clear()
+    client.hang_up()
+    assert learner.service._abandoned == {}
+    assert learner.service.stats.outstanding == 0
+
+
+def test_a_session_that_the_leader_could_not_make_ends_its_connection_without_a_byte() -> None:
+    ensemble = Ensemble()
+    learner = ensemble.learner(2)
+    learner.mute = True
+    client = Client(learner)
+    client.connect()
+    error = ErrorTxn(ErrorCode.SYSTEMERROR)
+    zxid = learner.service.tree.last_zxid + 1
+    learner.service.commit(Txn.make(client.link.session_id, 0, zxid, 1, OpCode.ERROR, error, None), 0)
+    learner.deliver()
+    assert (client.closed, client.connect_response) == (True, None)
+
+
+def test_what_is_committed_can_be_handed_on_to_other_learners() -> None:
+    """ZOOKEEPER-4925: this server may lead next."""
+    ensemble = Ensemble()
+    ensemble.learner(2).client().call(OpCode.CREATE, create("/a"))
+    for server in ensemble.servers:
+        kept = server.service.database.committed_log.txns()
+        assert [txn.zxid for txn in kept] == [txn.zxid for txn in ensemble.leader.log]
+
+
 def test_requests_that_a_session_has_sent_elsewhere_do_not_answer_those_it_sends_here() -> None:
     """Session and xid are the same; only their zxids tell that they were proposed before the session came here."""
     ensemble, learner, client = held()
@@ -325,8 +375,13 @@ def test_sync_and_write_are_answered_in_their_order() -> None:
     assert xids(client) == [3, 4]
 
 
-def test_an_answer_to_no_sync_is_ignored() -> None:
-    Ensemble().learner(2).service.synced(0)
+def test_answers_to_nobody_are_ignored() -> None:
+    service = Ensemble().learner(2).service
+    assert service.mode == "follower"
+    service.synced(0)
+    service.revalidated(5, True)
+    service.revalidated(5, False)
+    assert service.links == {}
 
 
 # -- sessions
