@@ -426,3 +426,16 @@ def test_what_comes_late_from_a_session_that_is_over_makes_no_ephemeral_node() -
     assert error_of(remote(ensemble, learner, session, OpCode.CREATE, create("/late", flags=1))) == (
         ErrorCode.SESSIONEXPIRED
     )
+
+
+def test_an_own_client_s_write_that_cannot_be_read_is_answered_in_its_turn_and_uses_no_zxid() -> None:
+    ensemble = Ensemble()
+    assert (service_of(ensemble).mode, ensemble.learner(2).service.mode) == ("leader", "follower")
+    client = ensemble.leader.client()
+    ensemble.leader.holding = True
+    client.send(OpCode.CREATE, create("/a"))
+    client.send(OpCode.SET_DATA, b"\0")
+    client.send(OpCode.CREATE, create("/b"))
+    ensemble.settle()
+    assert [reply.err for reply in client.replies()] == [0, ErrorCode.MARSHALLINGERROR, 0]
+    assert [txn.zxid & 0xFFFF for txn in ensemble.leader.log] == [1, 2, 3]
