@@ -81,7 +81,7 @@ async def client_at(port: int) -> WireClient:
         client.writer.write(connect_frame())
         try:
             assert (await client.connect_response()).session_id
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, ConnectionResetError):
             await client.close()
             await asyncio.sleep(0.01)
         else:
