@@ -278,6 +278,15 @@ def test_the_wait_begins_anew_with_every_election() -> None:
     assert isinstance(peer.service, ReadOnlyService)
 
 
+def test_a_new_configuration_does_not_make_readers_wait_longer() -> None:
+    host, peer = looking(read_only_mode_enabled=True, reconfig_enabled=True)
+    advance(host, peer, 1500)
+    seen = Notification(ServerState.LOOKING, 2, 0, 1, 0, config=newer())
+    peer.notified(2, seen, host.wall_ms, host.mono_ms)
+    advance(host, peer, 500)
+    assert (peer.service.mode, peer.service.is_serving) == ("read-only", True)
+
+
 # -- the disk
 
 
