@@ -8,7 +8,7 @@ SECONDS_EACH ?= 60
 
 .PHONY: setup compile run run-ensemble test coverage check generate mutants fuzz bench clean conformance conformance-wire conformance-fuzz \
 	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash \
-	conformance-mixed conformance-reconfig conformance-addresses conformance-words bench-failover bench-ensemble faults
+	conformance-mixed conformance-reconfig conformance-addresses conformance-words bench-failover bench-ensemble faults sim
 
 # Compiled modules hide their sources: what is older than a source, or left of a build that failed, goes before anything runs.
 setup: $(STAMP)
@@ -51,6 +51,9 @@ check: setup
 generate: setup  ## protocol/zkpy_protocol/records.py from the schema, docs/zab-lessons.md from its table
 	$(BIN)/python -m zkpy_protocol.codegen
 	$(BIN)/python -m tests.mutants.table
+
+sim: setup  ## whole ensembles in virtual time: SEED=… RUNS=… TRACE=1; goes on where the last time has ended
+	$(BIN)/python -m tests.simulation.runner $(if $(SEED),--seed $(SEED)) --runs $(or $(RUNS),1000) $(if $(TRACE),--trace)
 
 mutants: setup  ## known bugs put into the code, one at a time: their tests have to fail; ONLY="4925 3104" for some lessons
 	$(BIN)/python -m tests.mutants.run $(ONLY)
