@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.ledger import Ledger
 from tests.simulation.ports import OWNERS
+from tests.simulation.scenario import CLOCK_RATE_MAX
 from tests.simulation.world import ViolationError
 from zkpy.core.zab.database import Database
 from zkpy.core.zab.effects import InstallSnapshot, LoadDatabase, ReloadDatabase, TruncateLog
 from zkpy.core.zab.leader import Leader
-from zkpy.core.zab.peer_state import first_of
+from zkpy.core.zab.learner import Learner
+from zkpy.core.zab.peer_state import epoch_of, first_of
+from zkpy.storage.epochs import Epochs
 from zkpy.storage.recovery import recover
+from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.quorum_packets import PacketReader, PacketType
 
 if TYPE_CHECKING:
@@ -28,13 +32,11 @@ if TYPE_CHECKING:
     from zkpy.core.zab.effects import Effect
     from zkpy.core.zab.quorum_link import SnapshotBody
     from zkpy.runtime.log_thread import Batch
-    from zkpy.storage.epochs import Epochs
     from zkpy.storage.recovery import Recovered
 
 _ENTRY_HEAD = 12
-_ACK = int(PacketType.ACK)
-_ACK_EPOCH = int(PacketType.ACK_EPOCH)
-_SAMPLED = 0.02
+_CLOSE_SESSION = int(OpCode.CLOSE_SESSION)
+_SAMPLED = 64  # one in so many pieces that are sent
 
 
 class Watched:
@@ -44,10 +46,22 @@ class Watched:
         log: what its log holds, synced or not; the next batch comes behind it.
         durable: what survives a power cut for certain.
         tip: what is applied in memory.
+        promised: accepted epoch, as far as it may have been told to others.
+        entered: current epoch, likewise.
         snapshots: which histories its snapshots stand for, by zxid.
     """
 
-    __slots__ = ("database", "durable", "incoming", "log", "service", "snapshots", "tip")
+    __slots__ = (
+        "database",
+        "durable",
+        "entered",
+        "incoming",
+        "log",
+        "promised",
+        "service",
+        "snapshots",
+        "tip",
+    )
 
     def __init__(self, root: Entry) -> None:
         self.log = self.durable = self.tip = root
@@ -56,6 +70,7 @@ class Watched:
         # A tree that may come to be the one in memory.
         self.incoming: tuple[DataTree, Entry] | None = None
         self.service: Service | None = None
+        self.promised = self.entered = -1
 
 
 class Checks:
@@ -69,6 +84,8 @@ class Checks:
         # Servers that have lost their disk and have not got the history again.
         self.unsynced: set[int] = set()
         self._leaders: dict[int, Incarnation] = {}
+        # Session -> when its client asked for it last, successfully, and its timeout.
+        self._attached: dict[int, tuple[int, int]] = {}
         self._chance = 0
 
     # -- the disk
@@ -143,6 +160,11 @@ class Checks:
             raise ViolationError(
                 f"{process.server.name} had {watched.durable} on disk and came back with {found}"
             )
+        if epochs.accepted < watched.promised or epochs.current < watched.entered:
+            raise ViolationError(
+                f"{process.server.name} came back with epochs {epochs.accepted} and {epochs.current}, "
+                f"but had promised {watched.promised} and entered {watched.entered}"
+            )
         if recovered.digest_mismatches:
             raise ViolationError(f"{process.server.name}: replaying the log gives other digests")
         watched.log = watched.durable = watched.tip = found
@@ -183,6 +205,8 @@ class Checks:
         """One input of a server and all that followed at once is over."""
         watched = self.watched[process.server_id]
         peer = process.peer
+        watched.promised = peer.state.accepted_epoch
+        watched.entered = peer.state.current_epoch
         database = peer.state.database
         if database is not watched.database:
             if watched.database is not None:
@@ -244,7 +268,8 @@ class Checks:
     def _commit(self, process: Incarnation, entry: Entry) -> None:
         if entry.is_committed:
             return
-        self.ledger.commit(entry, process.server.name)
+        for each in self.ledger.commit(entry, process.server.name):
+            self._check_expiry(self.ledger.txns[each.zxid])
         durable = {server_id for server_id, watched in self.watched.items() if watched.durable.holds(entry)}
         # What a lost disk had acknowledged counts; its server has no vote until it has everything again.
         durable |= self.unsynced
@@ -253,34 +278,51 @@ class Checks:
                 f"{process.server.name} commits {entry}, which only {sorted(durable)} have on disk"
             )
 
+    # -- sessions
+
+    def attached(self, session_id: int, asked_us: int, timeout_ms: int) -> None:
+        """A client has its session, for which it had asked then."""
+        if session_id in self.ledger.closed:
+            raise ViolationError(f"session {session_id:#x} is given back, but was closed")
+        self._attached[session_id] = (asked_us, timeout_ms * 1000)
+
+    def _check_expiry(self, txn: Txn) -> None:
+        """A leader closes a session only when nothing was heard of it for its timeout, by a clock that may go too fast."""
+        if txn.type == _CLOSE_SESSION and txn.cxid == 0 and txn.client_id in self._attached:
+            asked_us, timeout_us = self._attached[txn.client_id]
+            if self._world.now_us < asked_us + timeout_us * 1000 // CLOCK_RATE_MAX:
+                raise ViolationError(f"session {txn.client_id:#x} expires before its timeout")
+
     # -- what is said
 
     def sending(self, process: Incarnation, data: bytes) -> None:
-        """A server sends packets to another one: what it acks has to be on its disk already."""
+        """A server sends packets to another one: what it acks has to be on its disk already. Some are looked at."""
         self._chance = (self._chance * 1103515245 + len(data) + 12345) & 0x7FFFFFFF
-        if self._chance % 64 or isinstance(process.peer.role, Leader):
+        role = process.peer.role
+        if self._chance % _SAMPLED or not isinstance(role, Learner):
             return
-        promises = [
-            packet
+        acked = [
+            packet.zxid
             for packet in PacketReader(1 << 20, stops_at_snap=True).feed(data)
-            if packet.type in (_ACK, _ACK_EPOCH)
+            if packet.type == PacketType.ACK
         ]
-        if promises:
-            self._check_promises(process, promises[-1].type, promises[-1].zxid)
+        if acked:
+            self._check_ack(process, acked[-1])
 
-    def _check_promises(self, process: Incarnation, kind: int, zxid: int) -> None:
+    def _check_ack(self, process: Incarnation, zxid: int) -> None:
         """What a power cut at this moment would leave."""
         watched = self.watched[process.server_id]
+        name = process.server.name
         after = process.server.fs.after_power_cut(self._chance)
         recovered = recover(
             after, process.data_dir, OWNERS, digest_enabled=True, trust_empty=False, keep_txns=1
         )
-        if kind == _ACK:
-            found = self._found(watched, recovered)
-            if not found.holds(watched.log.up_to(zxid)):
-                raise ViolationError(
-                    f"{process.server.name} acks {zxid:#x}, but would come back with {found}"
-                )
+        found = self._found(watched, recovered)
+        if not found.holds(watched.log.up_to(zxid)):
+            raise ViolationError(f"{name} acks {zxid:#x}, but would come back with {found}")
+        epochs = Epochs.load(after, process.data_dir.snap_dir, recovered.last_zxid)
+        if epochs.current < epoch_of(zxid):
+            raise ViolationError(f"{name} acks {zxid:#x}, but would come back in epoch {epochs.current}")
 
     # -- the end
 

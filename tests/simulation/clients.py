@@ -1,8 +1,4 @@
-"""Clients: real frames, a session that they take from server to server, and what each answer has to agree with.
-
-A request whose connection is lost is ambiguous: it may have happened or not. Everything that is answered is checked at once
-against the ledger: an answer is about the committed history up to the zxid in its header.
-"""
+"""Clients: real frames, several requests under way, and a session that they take from server to server."""
 
 from __future__ import annotations
 
@@ -11,11 +7,11 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from tests.fakes.replies import OPEN
+from tests.simulation.answers import EPHEMERAL, Answers, Op
 from tests.simulation.server import server_line
 from tests.simulation.world import ViolationError
 from zkpy.core.paths import CONFIG_NODE
-from zkpy.core.zab.peer_state import epoch_of
-from zkpy_protocol.opcodes import ErrorCode, OpCode
+from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.records import (
     AuthPacket,
     ConnectRequest,
@@ -27,9 +23,7 @@ from zkpy_protocol.records import (
     SetDataRequest,
     SyncRequest,
     decode_connect_response,
-    decode_create_response,
-    decode_get_data_response,
-    decode_stat,
+    decode_watcher_event,
     encode_auth_packet,
     encode_create_request,
     encode_delete_request,
@@ -46,24 +40,14 @@ if TYPE_CHECKING:
 
 _HEAD = Struct(">ii")
 _REPLY = Struct(">iqi")
+_EVENT_XID = -1
 _PING_XID = -2
 _PING = _HEAD.pack(_PING_XID, OpCode.PING)
+_AUTH_XID = -4
+_AUTH = _HEAD.pack(_AUTH_XID, OpCode.AUTH) + encode_auth_packet(AuthPacket(0, "digest", b"super:test"))
 _REGISTERS = [f"/r{number}" for number in range(4)]
 _WINDOW = 3
-_EPHEMERAL = 1
 _SEQUENTIAL = 2
-_WRITES = frozenset(
-    (OpCode.CREATE, OpCode.DELETE, OpCode.SET_DATA, OpCode.MULTI, OpCode.CLOSE_SESSION, OpCode.RECONFIG)
-)
-_REFUSED_RECONFIGS = frozenset(
-    (
-        ErrorCode.RECONFIGINPROGRESS,
-        ErrorCode.NEWCONFIGNOQUORUM,
-        ErrorCode.BADARGUMENTS,
-        ErrorCode.SESSIONEXPIRED,
-        ErrorCode.SESSIONMOVED,
-    )
-)
 _WEIGHTED = (
     ("set", 30),
     ("get", 15),
@@ -76,38 +60,18 @@ _WEIGHTED = (
     ("close", 1),
 )
 _KINDS = [kind for kind, weight in _WEIGHTED for _ in range(weight)]
-_SUPER = b"super:test"
-_AUTH_XID = -4
-_AUTH = _HEAD.pack(_AUTH_XID, OpCode.AUTH) + encode_auth_packet(AuthPacket(0, "digest", _SUPER))
-
-
-class Op:
-    """One request under way.
-
-    Attributes:
-        acked: the greatest zxid that anybody had been answered with a write when it began.
-        is_fresh: a get behind a sync, which has to see everything up to `acked`.
-        expected: version that a set or delete asks for.
-    """
-
-    __slots__ = ("acked", "data", "expected", "is_fresh", "op", "path", "xid")
-
-    def __init__(self, op: int, path: str, acked: int, *, expected: int = -1, data: bytes = b"") -> None:
-        self.op = op
-        self.path = path
-        self.xid = 0
-        self.acked = acked
-        self.expected = expected
-        self.data = data
-        self.is_fresh = False
+_FLAGS = {"create": 0, "sequential": _SEQUENTIAL, "ephemeral": EPHEMERAL}
+_END_OF_MULTI = encode_multi_header(MultiHeader(-1, True, -1))
 
 
 class SimClient:
     """One client.
 
     Attributes:
-        acked_writes: how many writes were answered.
-        is_quiet: it begins nothing new.
+        answers: what it was answered.
+        outstanding: requests under way, in the order of asking.
+        is_quiet: it asks for nothing new.
+        is_retired: it does not come back once its connection is lost.
     """
 
     def __init__(self, cluster: Cluster, number: int) -> None:
@@ -116,23 +80,18 @@ class SimClient:
         self.number = number
         self.name = f"client.{number}"
         self.timeout_ms = cluster.world.rng.choice((8, 20)) * cluster.scenario.tick_ms
-        self.acked_writes = 0
-        self.is_quiet = False
+        self.answers = Answers(self.name, cluster.checks.ledger)
         self.outstanding: deque[Op] = deque()
-        self._end: End | None = None
-        self._is_connected = False
-        self._server_id = 0
-        self._count = 0
-        self._xid = 0
-        self._heard_us = 0
-        self._sent_us = 0
-        self._zxid = 0
-        self._session_id = 0
-        self._password = bytes(16)
-        self._ephemerals: dict[str, None] = {}
-        self._versions: dict[str, int] = {}
+        self.is_quiet = False
+        self.is_retired = False
         # Who may change the membership.
         self._is_super = cluster.scenario.reconfig and number == 1
+        self._end: End | None = None
+        self._is_connected = False
+        self._password = bytes(16)
+        self._count = 0
+        self._xid = 0
+        self._dialled_us = self._heard_us = self._sent_us = 0
         self.world.after(self.world.between(0, 300_000), self._dial)
         self.world.after(self.world.between(0, 300_000), self._think)
 
@@ -140,20 +99,20 @@ class SimClient:
 
     def _dial(self) -> None:
         cluster = self.cluster
+        if self._end is not None or self.is_retired:
+            return
         server_id = self.world.rng.choice(cluster.scenario.servers)
         process = cluster.servers[server_id].process
-        if self._end is not None:
-            return
-        if process is None or self.is_quiet:
+        if process is None:
             self._dial_again()
             return
         end, other = cluster.network.connect(-self.number, server_id)
         end.shell = self
         self._end = end
-        self._server_id = server_id
-        self._heard_us = self.world.now_us
+        self._dialled_us = self._heard_us = self.world.now_us
         process.accept_client(other)
-        request = ConnectRequest(0, self._zxid, self.timeout_ms, self._session_id, self._password, False)
+        answers = self.answers
+        request = ConnectRequest(0, answers.zxid, self.timeout_ms, answers.session_id, self._password, False)
         cluster.network.send(end, [request])
 
     def _dial_again(self) -> None:
@@ -164,11 +123,27 @@ class SimClient:
         if self._end is not None:
             self.cluster.network.abort(self._end)
 
+    def go_away(self, away_us: int) -> None:
+        """Leave, and come back after a while."""
+        self.is_retired = True
+        self.hang_up()
+        self.world.after(away_us, self._come_back)
+
+    def _come_back(self) -> None:
+        self.is_retired = False
+        self._dial_again()
+
+    def retire(self) -> None:
+        """Leave for good."""
+        self.is_quiet = self.is_retired = True
+        self.hang_up()
+
     def lost(self, reason: str) -> None:
         """The connection is gone: what was asked may have happened or not."""
         self._end = None
         self._is_connected = False
         self.outstanding.clear()
+        self.answers.connection_lost()
         self._dial_again()
 
     def received(self, data: Any) -> None:
@@ -186,30 +161,27 @@ class SimClient:
 
     def _connect_response(self, piece: bytes, start: int) -> None:
         response, _ = decode_connect_response(piece, start)
-        checks = self.cluster.checks
+        answers = self.answers
         if response.session_id == 0:
-            self.world.note(self.name, "session refused", {"session": f"{self._session_id:#x}"})
+            self.world.note(self.name, "session refused", {"session": f"{answers.session_id:#x}"})
             self._forget_session()
+            self.hang_up()
             return
-        if self._session_id and response.session_id != self._session_id:
+        if answers.session_id and response.session_id != answers.session_id:
             raise ViolationError(
-                f"{self.name} asked for session {self._session_id:#x} and got {response.session_id:#x}"
+                f"{self.name} asked for session {answers.session_id:#x} and got {response.session_id:#x}"
             )
-        if response.session_id in checks.ledger.closed:
-            raise ViolationError(f"{self.name} got session {response.session_id:#x} back, which is closed")
         self._is_connected = True
-        self._session_id = response.session_id
+        answers.session_id = response.session_id
         self._password = response.passwd or b""
+        self.cluster.checks.attached(response.session_id, self._dialled_us, response.time_out)
         if self._is_super:
             self._send([_AUTH])
 
     def _forget_session(self) -> None:
-        self._session_id = 0
+        self.answers.session_ended()
         self._password = bytes(16)
         self._xid = 0
-        self._ephemerals.clear()
-        if self._end is not None:
-            self.cluster.network.abort(self._end)
 
     # -- requests
 
@@ -235,51 +207,54 @@ class SimClient:
             return
         kind = rng.choice(_KINDS)
         path = rng.choice(_REGISTERS)
-        acked = self.cluster.acked_zxid
         self._count += 1
         value = b"%d-%d" % (self.number, self._count)
         if kind == "set":
-            expected = self._versions.get(path, -1) if rng.random() < 0.8 else -1
-            self._request(
-                Op(OpCode.SET_DATA, path, acked, expected=expected, data=value),
-                encode_set_data_request(SetDataRequest(path, value, expected)),
-            )
-        elif kind == "get":
-            self._request(
-                Op(OpCode.GET_DATA, path, acked), encode_get_data_request(GetDataRequest(path, False))
-            )
-        elif kind == "fresh":
-            self._request(Op(OpCode.SYNC, path, acked), encode_sync_request(SyncRequest(path)))
-            get = Op(OpCode.GET_DATA, path, acked)
-            get.is_fresh = True
-            self._request(get, encode_get_data_request(GetDataRequest(path, False)))
+            expected = self.answers.versions.get(path, -1) if rng.random() < 0.8 else -1
+            op = self._op(OpCode.SET_DATA, path, expected=expected, data=value)
+            self._request(op, encode_set_data_request(SetDataRequest(path, value, expected)))
+        elif kind in ("get", "fresh"):
+            self._get(path, is_fresh=kind == "fresh")
         elif kind == "delete":
-            self._request(Op(OpCode.DELETE, path, acked), encode_delete_request(DeleteRequest(path, -1)))
+            op = self._op(OpCode.DELETE, path)
+            self._request(op, encode_delete_request(DeleteRequest(path, -1)))
         elif kind == "multi":
-            self._multi(path, value, acked)
+            self._multi(path, value)
         elif kind == "close":
-            self._request(Op(OpCode.CLOSE_SESSION, "", acked), b"")
+            self._request(self._op(OpCode.CLOSE_SESSION, ""), b"")
         else:
-            flags = {"create": 0, "sequential": _SEQUENTIAL, "ephemeral": _EPHEMERAL}[kind]
-            if kind != "create":
-                path = f"/{kind[0]}{self.number}-{self._count}-"
-            self._request(
-                Op(OpCode.CREATE, path, acked, expected=flags, data=value),
-                encode_create_request(CreateRequest(path, value, OPEN, flags)),
-            )
+            self._create(kind, path, value)
 
-    def _multi(self, path: str, value: bytes, acked: int) -> None:
-        expected = self._versions.get(path, -1)
+    def _op(self, op: int, path: str, *, expected: int = -1, data: bytes = b"") -> Op:
+        return Op(op, path, self.cluster.acked_zxid, expected=expected, data=data)
+
+    def _create(self, kind: str, path: str, value: bytes) -> None:
+        flags = _FLAGS[kind]
+        if flags:
+            path = f"/{kind[0]}{self.number}-{self._count}-"
+        op = self._op(OpCode.CREATE, path, expected=flags, data=value)
+        self._request(op, encode_create_request(CreateRequest(path, value, OPEN, flags)))
+
+    def _get(self, path: str, *, is_fresh: bool) -> None:
+        op = self._op(OpCode.GET_DATA, path)
+        op.is_fresh = is_fresh
+        op.is_watching = self.world.rng.random() < 0.4
+        if is_fresh:
+            self._request(self._op(OpCode.SYNC, path), encode_sync_request(SyncRequest(path)))
+        self._request(op, encode_get_data_request(GetDataRequest(path, op.is_watching)))
+
+    def _multi(self, path: str, value: bytes) -> None:
+        expected = self.answers.versions.get(path, -1)
         body = b"".join(
             (
                 encode_multi_header(MultiHeader(OpCode.SET_DATA, False, -1)),
                 encode_set_data_request(SetDataRequest(path, value, expected)),
                 encode_multi_header(MultiHeader(OpCode.CREATE, False, -1)),
                 encode_create_request(CreateRequest(f"/m{self.number}-{self._count}", value, OPEN, 0)),
-                encode_multi_header(MultiHeader(-1, True, -1)),
+                _END_OF_MULTI,
             )
         )
-        self._request(Op(OpCode.MULTI, path, acked, expected=expected, data=value), body)
+        self._request(self._op(OpCode.MULTI, path, expected=expected, data=value), body)
 
     def _reconfig(self) -> None:
         """One server comes, goes, or changes its role."""
@@ -292,9 +267,7 @@ class SimClient:
             joining = server_line(server_id, is_observer=rng.random() < 0.4)
         self.world.note(self.name, "reconfig", {"joining": joining, "leaving": leaving})
         request = ReconfigRequest(joining, leaving, None, -1)
-        self._request(
-            Op(OpCode.RECONFIG, CONFIG_NODE, self.cluster.acked_zxid), encode_reconfig_request(request)
-        )
+        self._request(self._op(OpCode.RECONFIG, CONFIG_NODE), encode_reconfig_request(request))
 
     def _request(self, op: Op, body: bytes) -> None:
         self._xid += 1
@@ -311,107 +284,21 @@ class SimClient:
 
     def _reply(self, piece: bytes, start: int, end: int) -> None:
         xid, zxid, err = _REPLY.unpack_from(piece, start)
+        answers = self.answers
+        if xid == _EVENT_XID:
+            event, _ = decode_watcher_event(piece, start + _REPLY.size)
+            answers.event(event.path or "")
+            return
         if xid == _AUTH_XID:
             return
-        if zxid < self._zxid:
-            raise ViolationError(f"{self.name} was at {self._zxid:#x} and is answered at {zxid:#x}")
-        self._zxid = zxid
+        answers.header(zxid)
         if xid == _PING_XID:
             return
         op = self.outstanding.popleft()
         if op.xid != xid:
             raise ViolationError(f"{self.name} waits for {op.xid} and gets {xid}")
-        self._check(op, zxid, err, piece[start + 16 : end])
-        if op.op == OpCode.CLOSE_SESSION and not err:
+        if answers.answered(op, zxid, err, piece[start + _REPLY.size : end]):
+            self.cluster.acked_zxid = max(self.cluster.acked_zxid, zxid)
+        if answers.session_id == 0:
             self._forget_session()
-        for path in self._ephemerals:
-            if self.cluster.checks.ledger.at(path, zxid).version < 0:
-                raise ViolationError(
-                    f"{self.name} has its session at {zxid:#x}, but not its ephemeral {path}"
-                )
-
-    def _check(self, op: Op, zxid: int, err: int, body: bytes) -> None:
-        if op.op in _WRITES:
-            self._check_write(op, zxid, err, body)
-        elif op.op == OpCode.GET_DATA:
-            self._check_read(op, zxid, err, body)
-        elif err:
-            raise ViolationError(f"{self.name}: sync fails with {err}")
-
-    def _check_write(self, op: Op, zxid: int, err: int, body: bytes) -> None:
-        ledger = self.cluster.checks.ledger
-        txn = ledger.txns.get(zxid)
-        if txn is None or txn.client_id != self._session_id or txn.cxid != op.xid:
-            raise ViolationError(
-                f"{self.name}: request {op.xid} is answered at {zxid:#x}, which is another one's txn"
-            )
-        if zxid <= op.acked:
-            raise ViolationError(f"{self.name}: {zxid:#x} was asked for when {op.acked:#x} was answered")
-        self.cluster.acked_zxid = max(self.cluster.acked_zxid, zxid)
-        self.acked_writes += 1
-        before = ledger.at(op.path, zxid - 1)
-        if err:
-            self._check_refusal(op, err, before.version)
-        elif op.op == OpCode.SET_DATA:
-            stat, _ = decode_stat(body)
-            if (
-                stat.mzxid != zxid
-                or stat.version != before.version + 1
-                or op.expected not in (-1, before.version)
-            ):
-                raise ViolationError(
-                    f"{self.name}: set of {op.path} gives version {stat.version} at {zxid:#x}"
-                )
-            self._versions[op.path] = stat.version
-        elif op.op == OpCode.CREATE:
-            response, _ = decode_create_response(body)
-            path = response.path or ""
-            if ledger.at(path, zxid).data != op.data:
-                raise ViolationError(f"{self.name}: {path} is not what was created at {zxid:#x}")
-            if op.expected == _EPHEMERAL:
-                self._ephemerals[path] = None
-            self._versions[path] = 0
-        elif op.op == OpCode.MULTI:
-            self._check_multi(op, zxid, body)
-
-    def _check_multi(self, op: Op, zxid: int, body: bytes) -> None:
-        after = self.cluster.checks.ledger.at(op.path, zxid)
-        failed = int.from_bytes(body[:4], signed=True) == -1
-        if failed == (after.data == op.data and after.mzxid == zxid):
-            raise ViolationError(f"{self.name}: multi at {zxid:#x} has another answer than effect")
-
-    def _check_refusal(self, op: Op, err: int, version: int) -> None:
-        if err == ErrorCode.BADVERSION and op.op == OpCode.SET_DATA:
-            expected = op.op == OpCode.SET_DATA and version not in (-1, op.expected)
-            if version >= 0:
-                self._versions[op.path] = version
-        elif err == ErrorCode.NONODE:
-            expected = op.op in (OpCode.SET_DATA, OpCode.DELETE) and version < 0
-            self._versions.pop(op.path, None)
-        elif op.op == OpCode.RECONFIG:
-            expected = err in _REFUSED_RECONFIGS
-        elif err == ErrorCode.NODEEXISTS:
-            expected = op.op == OpCode.CREATE and version >= 0
-        else:
-            expected = err in (ErrorCode.SESSIONEXPIRED, ErrorCode.SESSIONMOVED) or op.op == OpCode.MULTI
-        if not expected:
-            raise ViolationError(
-                f"{self.name}: request {op.xid} on {op.path} at version {version} fails with {err}"
-            )
-
-    def _check_read(self, op: Op, zxid: int, err: int, body: bytes) -> None:
-        there = self.cluster.checks.ledger.at(op.path, zxid)
-        if err:
-            seen: tuple[int, bytes | None, int] = (-1, None, 0)
-            if err != ErrorCode.NONODE:
-                raise ViolationError(f"{self.name}: get fails with {err}")
-        else:
-            response, _ = decode_get_data_response(body)
-            seen = (response.stat.version, response.data, response.stat.mzxid)
-            self._versions[op.path] = response.stat.version
-        if seen != (there.version, there.data, there.mzxid):
-            raise ViolationError(f"{self.name} sees {seen} of {op.path} at {zxid:#x}")
-        if op.is_fresh and zxid < op.acked and epoch_of(zxid) >= epoch_of(op.acked):
-            raise ViolationError(
-                f"{self.name} has synced when {op.acked:#x} was answered, and reads at {zxid:#x}"
-            )
+            self.hang_up()

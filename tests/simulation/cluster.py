@@ -67,6 +67,10 @@ class Cluster:
         """A server was stopped within an operation of its disk."""
         self.faults.stopped_in_disk(server)
 
+    def disk_failed(self, server: SimServer) -> None:
+        """A server has stopped because its disk has failed."""
+        self.faults.disk_failed(server)
+
     def may_wipe(self, server: SimServer) -> bool:
         """Whether the ensemble has to survive that this server loses its disk.
 
@@ -85,10 +89,11 @@ class Cluster:
             world.step()
         world.note("run", "heals")
         self.faults.stop()
-        answered = [client.acked_writes for client in self.clients]
+        answered = [client.answers.acked_writes for client in self.clients]
         self._reach(
             lambda: all(
-                client.acked_writes > before for client, before in zip(self.clients, answered, strict=True)
+                client.answers.acked_writes > before
+                for client, before in zip(self.clients, answered, strict=True)
             ),
             "not every client had a write answered",
         )
@@ -99,6 +104,14 @@ class Cluster:
             "the servers are not the same",
         )
         self.checks.same_everywhere()
+        if scenario.ends_sessions:
+            for client in self.clients:
+                client.retire()
+            self._reach(
+                lambda: not self.checks.ledger.sessions and not self.checks.differences(),
+                "sessions without clients have not expired",
+            )
+            self.checks.same_everywhere()
         world.note("run", "ends", {"zxid": self.checks.ledger.tip.zxid, "txns": len(self.checks.ledger.txns)})
 
     def _reach(self, reached: Callable[[], bool], otherwise: str) -> None:

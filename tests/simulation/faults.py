@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _MOMENTS = frozenset(
     )
 )
 _OPERATIONS_MAX = 14
+_ERRORS = (errno.EIO, errno.ENOSPC)
 
 
 class Faults:
@@ -73,6 +75,8 @@ class Faults:
             "break-quorum": self._break_quorum,
             "break-election": self._break_election,
             "drop-client": self._drop_client,
+            "client-away": self._client_away,
+            "disk-error": self._disk_error,
             "slow-disk": self._slow_disk,
             "slow-way": self._slow_way,
             "full-stop": self._full_stop,
@@ -90,6 +94,7 @@ class Faults:
         for server in cluster.servers.values():
             server.disk_factor = 1
             server.fs.stop_at = None
+            server.fs.fail_at.clear()
             server.resume()
             server.start()
 
@@ -113,6 +118,15 @@ class Faults:
     def stopped_in_disk(self, server: SimServer) -> None:
         """It was."""
         server.crash(power=self._rng.random() < 0.7)
+        self._restart_later(server)
+
+    def _disk_error(self, server: SimServer) -> None:
+        fs = server.fs
+        fs.fail_at[fs.operations + self._rng.randrange(1, _OPERATIONS_MAX)] = self._rng.choice(_ERRORS)
+
+    def disk_failed(self, server: SimServer) -> None:
+        """The server has stopped for it. What it had not synced may be gone, although the machine is up."""
+        server.crash(power=True)
         self._restart_later(server)
 
     def _pause(self, server: SimServer) -> None:
@@ -182,6 +196,10 @@ class Faults:
 
     def _drop_client(self, _: SimServer) -> None:
         self._rng.choice(self._cluster.clients).hang_up()
+
+    def _client_away(self, _: SimServer) -> None:
+        client = self._rng.choice(self._cluster.clients)
+        client.go_away(self._world.between(0, 2_500 * client.timeout_ms))
 
     def _slow_way(self, server: SimServer) -> None:
         other = self._rng.choice(self._scenario.servers)

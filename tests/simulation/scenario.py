@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import random
 
+CLOCK_RATE_MAX = 1050
 FAULTS = (
     "kill",
     "power",
@@ -17,6 +18,8 @@ FAULTS = (
     "break-quorum",
     "break-election",
     "drop-client",
+    "client-away",
+    "disk-error",
     "slow-disk",
     "slow-way",
     "full-stop",
@@ -35,6 +38,7 @@ class Scenario:
         trigger: probability that something goes wrong at a moment that servers report.
         reconfig: whether clients change the membership.
         spares: ids of servers that only a reconfiguration makes members.
+        ends_sessions: whether in the end all clients leave, and their sessions have to expire.
         wipes: whether a server may lose its disk; then no empty database is trusted but at the very first start.
         clock_rates: by server, how fast its clock goes, in thousandths.
     """
@@ -46,6 +50,7 @@ class Scenario:
         "disk_delay_us",
         "disk_jitter_us",
         "duration_us",
+        "ends_sessions",
         "fast_syncs",
         "fault_interval_us",
         "faults",
@@ -109,7 +114,7 @@ class Scenario:
         )
         self.wipes = not self.reconfig and rng.random() < 0.15
         self.clock_rates = {
-            server_id: rng.choice((1000, 1000, 1000, 950, 1050, 900)) for server_id in self.servers
+            server_id: rng.choice((1000, 1000, 1000, 950, CLOCK_RATE_MAX, 900)) for server_id in self.servers
         }
         faults = [fault for fault in FAULTS if rng.random() < 0.45]
         if self.wipes:
@@ -119,6 +124,7 @@ class Scenario:
         if not faults:
             self.fault_interval_us = None
         self.trigger = rng.choice((0.0, 0.02, 0.1)) if faults else 0.0
+        self.ends_sessions = rng.random() < 0.15
         self.restart_us = rng.choice((100_000, 500_000, 3_000_000))
 
     @property

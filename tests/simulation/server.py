@@ -27,6 +27,7 @@ from zkpy.storage.data_dir import DataDir
 from zkpy.storage.disk import DiskOptions
 from zkpy.storage.dynamic_config import ConfigFiles, version_in_name
 from zkpy.storage.epochs import Epochs
+from zkpy.storage.errors import LogFailedError, StorageDamageError
 from zkpy.storage.recovery import begin_empty, recover
 from zkpy.storage.txn_log import TxnLog
 
@@ -46,6 +47,10 @@ _DIGEST = DigestProvider(super_digest=SUPER)
 _PROVIDERS = ProviderRegistry([IpProvider(), _DIGEST])
 _AUTH = PacketAuth(_DIGEST)
 _OBSERVER_MASTER_PORT = 2889
+
+
+class DiskFailedError(Exception):
+    """A process has given up its disk."""
 
 
 class SimServer:
@@ -124,6 +129,10 @@ class SimServer:
         self.fs = self._new_disk()
         self.cluster.checks.wiped(self)
 
+    def has_disk_error(self) -> bool:
+        """Whether an operation of the disk was made to fail since the process began."""
+        return any(number <= self.fs.operations for number in self.fs.fail_at)
+
     def pause(self) -> None:
         if self.process is not None:
             self.world.note(self.name, "is paused")
@@ -154,6 +163,9 @@ class SimServer:
         except Stopped:
             self.fs.stop_at = None
             self.cluster.stopped_in_disk(self)
+            return
+        except DiskFailedError:
+            self.cluster.disk_failed(self)
             return
         if self.process is process:
             self.cluster.checks.after_input(process)
@@ -245,6 +257,13 @@ class Incarnation:
         self._thread_us = 0
 
     def start(self) -> None:
+        """As `zkpy.server.Server.start`."""
+        try:
+            self._start()
+        except (OSError, StorageDamageError, LogFailedError) as error:
+            self._failed(error)
+
+    def _start(self) -> None:
         """As `zkpy.server.Server._recover`, `_assemble_member` and `start`."""
         server = self.server
         scenario = self.cluster.scenario
@@ -409,7 +428,9 @@ class Incarnation:
             self.snapshots.start(tree, service.database.sessions)
 
     def _failed(self, error: Exception) -> None:
-        raise ViolationError(f"{self.server.name}: the disk failed: {error!r}") from error
+        if not self.server.has_disk_error():
+            raise ViolationError(f"{self.server.name}: the disk failed: {error!r}") from error
+        raise DiskFailedError
 
     # -- clients
 
