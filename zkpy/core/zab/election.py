@@ -7,7 +7,10 @@ how notifications travel, what leading means, or where epochs and configurations
                                │    └──quorum for the proposal──►┘                                 ▲
                                └──quorum of followers and their leader say they are established──┘
 
-While LOOKING the proposal goes to all voters whenever it changes, and again after silence, each time after twice as long.
+While LOOKING the proposal goes to all voters whenever it changes, and again after silence, each time after twice as long. But
+silence is waited for no longer than twice: in Apache a server that repeats itself a little faster keeps another one silent for
+ever, and waits itself for what was said before it was LOOKING.
+
 A notification may be lost, repeated, stale or from a stranger. Nothing is concluded from the first one of a connection: it
 may be older than the sender's state.
 
@@ -83,6 +86,7 @@ class Election:
         "_proposal",
         "_received",
         "_reconfig_enabled",
+        "_repeated_by_ms",
         "_seen_config",
         "_seen_membership",
         "_view",
@@ -135,6 +139,8 @@ class Election:
         self._held: dict[int, Notification] = {}
         self._interval_ms = 0
         self._deadline_ms: int | None = None
+        # When the proposal is repeated at the latest; None: it has just been sent.
+        self._repeated_by_ms: int | None = None
         # The last text that was not the own one, and what it means: others send the same one again and again.
         self._seen_config: str | None = None
         self._seen_membership: Membership | None = None
@@ -295,13 +301,14 @@ class Election:
             self.outbox.append((server_id, notification))
 
     def _broadcast(self) -> None:
+        self._repeated_by_ms = None
         for server_id in sorted(self._view.voters()):
             self._send(server_id, self._proposal, _LOOKING, self.election_epoch)
 
     # -- the round
 
     def _process_inbox(self, mono_ms: int) -> None:
-        """Each notification begins the wait anew, whatever it says."""
+        """Each notification begins the wait anew, whatever it says; that for a repetition has an end."""
         while self._inbox:
             server_id, notification = self._inbox.popleft()
             if self._phase == _EXCHANGING:
@@ -310,7 +317,9 @@ class Election:
                 self._phase = _EXCHANGING
                 self._inbox.append((server_id, notification))
         if self._phase == _EXCHANGING:
-            self._deadline_ms = mono_ms + self._interval_ms
+            if self._repeated_by_ms is None:
+                self._repeated_by_ms = mono_ms + 2 * self._interval_ms
+            self._deadline_ms = min(mono_ms + self._interval_ms, self._repeated_by_ms)
         elif self._phase == _FINALIZING:
             self._deadline_ms = mono_ms + self._finalize_wait_ms
 

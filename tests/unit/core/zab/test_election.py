@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.core.zab.election_network import Network, membership
 from zkpy.core.membership import EnsembleView
 from zkpy.core.zab.election import Election
-from zkpy.core.zab.votes import LEAST, Vote
+from zkpy.core.zab.votes import LEAST, UNTRUSTED_ZXID, Vote
 from zkpy_protocol.election import Notification, ServerState, decode_notification, encode_notification
 
 if TYPE_CHECKING:
@@ -150,6 +150,50 @@ def test_every_notification_begins_the_wait_anew_without_shortening_it() -> None
     election.tick(200)
     election.receive(2, looking(1), 350)
     assert election.next_deadline_ms == 750
+
+
+def test_the_proposal_is_repeated_although_others_do_not_fall_silent() -> None:
+    """After twice the time at the latest, which doubles all the same; a new proposal counts as a repetition."""
+    election = started(1, FIVE)
+    election.tick(200)
+    election.outbox.clear()
+    for at_ms in range(250, 1000, 50):
+        election.receive(2, looking(1), at_ms)
+        election.receive(5, looking(5, UNTRUSTED_ZXID), at_ms)
+        election.tick(at_ms)
+    assert taken(election) == []
+    election.tick(1000)
+    assert taken(election) == to_all(LOOKING, 1, voters=(2, 3, 4, 5))
+    for at_ms in range(1050, 2000, 50):
+        election.receive(2, looking(1), at_ms)
+    election.receive(3, looking(3), 2000)
+    assert taken(election) == to_all(LOOKING, 3, voters=(2, 3, 4, 5))
+    for at_ms in range(2050, 3600, 50):
+        election.receive(2, looking(1), at_ms)
+        election.tick(at_ms)
+    assert taken(election) == []
+    assert election.next_deadline_ms == 3600
+
+
+def test_two_servers_agree_although_one_came_late_and_its_clock_is_faster() -> None:
+    """What server 2 had said before is not heard by one that followed somebody then; nothing but its repetition helps."""
+    late, early = Election(1, THREE, max_notification_interval_ms=800), started(2, zxid=7)
+    now_ms = 0
+    while now_ms < 100_000:  # alone, until its wait is as long as it gets
+        now_ms = early.next_deadline_ms or 0
+        early.tick(now_ms)
+    early.outbox.clear()
+    late.start(0, 0, is_participant=True, mono_ms=now_ms)
+    ended_ms = now_ms + 200_000
+    while (late.decided is None or early.decided is None) and now_ms < ended_ms:
+        for election, other in ((late, early), (early, late)):
+            election.tick(now_ms)
+            for to, notification in election.outbox:
+                if to == other.server_id:
+                    other.receive(election.server_id, notification, now_ms)
+            election.outbox.clear()
+        now_ms = min(each.next_deadline_ms or ended_ms for each in (late, early))
+    assert decision(late) == decision(early) == Vote(2, 7, 1, 0)
 
 
 def test_what_comes_before_the_start_is_counted_at_the_start() -> None:
