@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 _FAST_US = 250  # about what handing over and back costs under load
 _STALL_US = 5000
 _AVERAGE_SHIFT = 4  # over some sixteen syncs
-_SHOWN_MIN = 16
-_SHOWN_MAX = 4096
-_FORGIVEN_AFTER = 10_000
+_SHOWN = 16
+_STALL_SHARE = 20
 
 
 class Batch:
@@ -57,39 +56,37 @@ class Outcome:
 class DiskPace:
     """Whether the disk is so fast that the loop may wait for it.
 
-    A disk has to show it: the shortest of some syncs in a row counts, since the thread that measures one may get hold
-    of the interpreter late. One slow sync ends it, and then twice as many have to be shown as before.
+    A disk has to show it: the shortest of sixteen syncs in a row counts, since the thread that measures one may get hold
+    of the interpreter late. What is no longer fast on average goes back to the thread. So does what has stalled, for twenty
+    times as long as the stall: reads lose at most a twentieth of their time to a disk that hesitates now and then.
     """
 
-    __slots__ = ("_average_us", "_good", "_seen", "_shortest_us", "_wanted", "is_fast")
+    __slots__ = ("_average_us", "_seen", "_shortest_us", "_thread_until_us", "is_fast")
 
     def __init__(self) -> None:
         self.is_fast = False
-        self._wanted = _SHOWN_MIN
+        self._thread_until_us = 0
         self._start_over()
 
     def _start_over(self) -> None:
-        self._seen = self._good = 0
+        self._seen = 0
         self._shortest_us = _FAST_US + 1
         self._average_us = 0
 
-    def note(self, sync_us: int) -> None:
-        """A sync took so long."""
+    def note(self, sync_us: int, now_us: int) -> None:
+        """A sync took so long, and is over now; any clock that never goes back."""
         if not self.is_fast:
             self._seen += 1
             self._shortest_us = min(self._shortest_us, sync_us)
-            if self._seen >= self._wanted:
-                self.is_fast = self._shortest_us <= _FAST_US
+            if self._seen == _SHOWN:
+                self.is_fast = self._shortest_us <= _FAST_US and now_us >= self._thread_until_us
                 self._start_over()
             return
         self._average_us += (sync_us - self._average_us) >> _AVERAGE_SHIFT
-        self._good += 1
         if sync_us > _STALL_US or self._average_us > 2 * _FAST_US:
             self.is_fast = False
-            self._wanted = min(2 * self._wanted, _SHOWN_MAX)
+            self._thread_until_us = now_us + _STALL_SHARE * sync_us
             self._start_over()
-        elif self._good == _FORGIVEN_AFTER:
-            self._wanted = _SHOWN_MIN
 
 
 class LogThread:
@@ -152,8 +149,9 @@ class LogThread:
                 return Outcome(batch, error, 0)
             start = perf_counter_ns()
             log.sync()
-            sync_us = (perf_counter_ns() - start) // 1000
-            self._pace.note(sync_us)
+            end = perf_counter_ns()
+            sync_us = (end - start) // 1000
+            self._pace.note(sync_us, end // 1000)
             if batch.roll:
                 log.roll()
         except Exception as error:  # noqa: BLE001  whatever it is, the log cannot be trusted any more

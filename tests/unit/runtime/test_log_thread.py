@@ -114,45 +114,51 @@ def test_a_thread_that_never_ran_can_be_stopped() -> None:
 FAST_US, SLOW_US, STALL_US = 100, 400, 6000
 
 
-def noted(pace: DiskPace, *syncs_us: int) -> bool:
-    for sync_us in syncs_us:
-        pace.note(sync_us)
-    return pace.is_fast
+class Noted:
+    """A pace, told of syncs that follow each other without a pause."""
+
+    def __init__(self) -> None:
+        self.pace = DiskPace()
+        self.now_us = 1000
+
+    def __call__(self, *syncs_us: int) -> bool:
+        for sync_us in syncs_us:
+            self.now_us += sync_us
+            self.pace.note(sync_us, self.now_us)
+        return self.pace.is_fast
 
 
 def test_a_disk_has_to_show_that_it_is_fast() -> None:
-    pace = DiskPace()
-    assert not noted(pace, *[FAST_US] * 15)
-    assert noted(pace, FAST_US)
+    noted = Noted()
+    assert not noted(*[FAST_US] * 15)
+    assert noted(FAST_US)
 
 
 def test_the_shortest_sync_counts_since_a_thread_may_be_late_to_measure_it() -> None:
-    assert noted(DiskPace(), *[SLOW_US] * 15, FAST_US)
-    assert not noted(DiskPace(), *[SLOW_US] * 160)
+    assert Noted()(*[SLOW_US] * 15, FAST_US)
+    assert not Noted()(*[SLOW_US] * 160)
 
 
-def test_a_stall_sends_the_wait_to_the_thread_and_has_to_be_made_good_twice() -> None:
-    pace = DiskPace()
-    assert noted(pace, *[FAST_US] * 16)
-    assert not noted(pace, STALL_US)
-    assert not noted(pace, *[FAST_US] * 31)
-    assert noted(pace, FAST_US)
+def test_a_stall_sends_the_wait_to_the_thread_for_twenty_times_as_long() -> None:
+    noted = Noted()
+    assert noted(*[FAST_US] * 16)
+    assert not noted(STALL_US)
+    resumed_us = noted.now_us + 20 * STALL_US
+    while not noted(FAST_US):
+        assert noted.now_us < 2 * resumed_us
+    assert resumed_us <= noted.now_us <= resumed_us + 16 * FAST_US
+
+
+def test_a_hesitation_is_no_stall() -> None:
+    noted = Noted()
+    assert noted(*[FAST_US] * 116, STALL_US - 1000, *[FAST_US] * 16, STALL_US - 1000)
 
 
 def test_a_disk_that_gets_slower_is_not_waited_for_any_more() -> None:
-    pace = DiskPace()
-    assert noted(pace, *[FAST_US] * 116)
-    assert noted(pace, *[5 * SLOW_US] * 3)
-    assert not noted(pace, *[5 * SLOW_US] * 3)
-
-
-def test_a_stall_is_forgiven_in_time() -> None:
-    pace = DiskPace()
-    noted(pace, *[FAST_US] * 16, STALL_US, *[FAST_US] * 32)
-    assert noted(pace, *[FAST_US] * 10_000)
-    assert not noted(pace, STALL_US)
-    assert not noted(pace, *[FAST_US] * 31)
-    assert noted(pace, FAST_US)
+    noted = Noted()
+    assert noted(*[FAST_US] * 116)
+    assert noted(*[5 * SLOW_US] * 3)
+    assert not noted(*[5 * SLOW_US] * 3)
 
 
 def written_at_once(thread: LogThread, outcomes: Outcomes) -> Outcome:
