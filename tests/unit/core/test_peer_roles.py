@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.fakes.local_server import Client
 from tests.unit.core.test_peer import (
     STRANGER,
     carry_out_all,
@@ -27,6 +28,7 @@ from tests.unit.core.zab.learner_host import (
     MEMBERS,
     UP_TO_DATE,
     Host,
+    commit,
     leader_info,
     new_leader,
     packet,
@@ -38,6 +40,7 @@ from tests.unit.core.zab.learner_host import (
 from zkpy.core.peer import Peer
 from zkpy.core.read_only import ReadOnlyService
 from zkpy.core.service import NoService
+from zkpy.core.txn import Txn
 from zkpy.core.zab.effects import (
     MarkCurrentEpoch,
     SaveAcceptedEpoch,
@@ -47,11 +50,15 @@ from zkpy.core.zab.effects import (
 )
 from zkpy.core.zab.leader import Leader
 from zkpy.core.zab.learner import Learner
+from zkpy.core.zab.learner_packets import ack, ack_epoch, learner_info
 from zkpy.core.zab.quorum_link import QuorumLink
 from zkpy_protocol.election import Notification, ServerState
+from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.quorum_packets import PacketType
+from zkpy_protocol.records import ACL, CreateRequest, ErrorTxn, ExistsRequest, Id, decode_quorum_packet
 
 if TYPE_CHECKING:
+    from zkpy.core.service import Service
     from zkpy_protocol.records import QuorumPacket
 
 TWO_HUNDRED = range(200)
@@ -368,6 +375,126 @@ def test_the_state_before_is_let_go_of_while_a_snap_comes() -> None:
     finally:
         if collects:
             gc.enable()
+
+
+class ManyRoles:
+    """Server 3 leads and follows in turn, with clients, requests and connections that do not outlive the role."""
+
+    def __init__(self) -> None:
+        self.host = Host(server_id=LEADER)
+        self.peer = Peer(self.host.state, random.Random(1))
+        self.peer.start(self.host.mono_ms)
+        self.session_id = 0
+        self.password = bytes(16)
+
+    @property
+    def service(self) -> Service:
+        return self.peer.service
+
+    @property
+    def wall_ms(self) -> int:
+        return self.host.wall_ms
+
+    @property
+    def mono_ms(self) -> int:
+        return self.host.mono_ms
+
+    def pump(self) -> None:
+        dirty = self.peer.state.client_dirty
+        while dirty:
+            links = dirty.copy()
+            dirty.clear()
+            for link in links:
+                assert isinstance(link.shell, Client)
+                link.shell.flush()
+
+    def change(self) -> None:
+        """Two roles, from LOOKING to LOOKING."""
+        for act in (self._lead, self._follow):
+            link = connected(self.host, self._elected(LEADER if act == self._lead else 2))
+            act(link)
+            self.peer.disconnected(link, "gone", self.host.wall_ms, self.host.mono_ms)
+            advance(self.host, self.peer, 1000)
+            self._log()
+            assert (self.peer.role, self.peer.election.state) == (None, ServerState.LOOKING)
+            self.pump()
+            votes(self.peer)
+            for taken in (self.host.state.trace, self.host.state.quorum_dirty, self.host.disk.log):
+                taken.clear()
+            self.host.state.database.committed_log.clear()  # it grows for a while, as it should
+
+    def _elected(self, leader_id: int) -> Peer:
+        host, peer = self.host, self.peer
+        for server_id in (1, 2):
+            state = ServerState.LEADING if server_id == leader_id else ServerState.FOLLOWING
+            if leader_id == LEADER:
+                state = ServerState.LOOKING
+            zxid_, round_ = host.tree.last_zxid, peer.election.election_epoch
+            seen = Notification(state, leader_id, zxid_, round_, host.state.current_epoch)
+            peer.notified(server_id, seen, host.wall_ms, host.mono_ms)
+        advance(host, peer, 500)
+        peer.wake(host.wall_ms, host.mono_ms)
+        return peer
+
+    def _lead(self, link: QuorumLink) -> None:
+        state = self.host.state
+        said = (
+            learner_info(1, state.accepted_epoch, 0, is_observer=False),
+            ack_epoch(self.host.tree.last_zxid, state.current_epoch),
+            ack(zxid(state.accepted_epoch + 1, 0)),
+        )
+        hear_and_do(self.host, self.peer, link, *(decode_quorum_packet(each)[0] for each in said))
+        assert self.service.mode == "leader"
+        client = Client(self)
+        client.connect(timeout_ms=4000, session_id=self.session_id, password=self.password)
+        self._commit(link)
+        assert client.connect_response is not None
+        self.session_id, self.password = client.session_id, client.password
+        client.send(OpCode.EXISTS, ExistsRequest("/watched", True))
+        client.send(OpCode.CREATE, create_request("/made"))
+        self._commit(link)
+        client.send(OpCode.CREATE, create_request("/never committed"))
+
+    def _follow(self, link: QuorumLink) -> None:
+        epoch = self.host.state.accepted_epoch + 1
+        synced = (leader_info(epoch), packet(PacketType.DIFF, 0), new_leader(epoch), UP_TO_DATE)
+        hear_and_do(self.host, self.peer, link, *synced)
+        assert self.service.mode == "follower"
+        Client(self).connect()  # the leader does not answer
+        first, second = (
+            Txn.make(0, 0, zxid(epoch, counter), self.wall_ms, OpCode.ERROR, ErrorTxn(-101), None)
+            for counter in (1, 2)
+        )
+        hear_and_do(self.host, self.peer, link, proposal(first), commit(first), proposal(second))
+
+    def _log(self) -> None:
+        while self.peer.unlogged:
+            confirm(self.host, self.peer, *self.peer.take_unlogged(99))
+        carry_out_all(self.host, self.peer)
+
+    def _commit(self, link: QuorumLink) -> None:
+        """The log of this server and that of the follower have everything."""
+        self._log()
+        hear(self.host, self.peer, link, decode_quorum_packet(ack(self.host.disk.last_zxid))[0])
+        self.pump()
+
+
+def create_request(path: str) -> CreateRequest:
+    return CreateRequest(path, b"", [ACL(31, Id("world", "anyone"))], 1)
+
+
+def test_a_hundred_roles_leave_no_more_in_memory_than_one() -> None:
+    roles = ManyRoles()
+    for _ in range(10):
+        roles.change()
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(50):
+        roles.change()
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 300, "three for each, less than a link has"
+    assert roles.host.tree.last_zxid == zxid(120, 2)
+    assert sorted(roles.host.state.database.sessions) == [roles.session_id]
 
 
 # -- links that belong to no role, or to another one
