@@ -94,8 +94,9 @@ class SnapshotStream:
         self._pieces: list[bytes] = []
         self._held = 0
         self._offset = 0  # of the first byte held
-        # A stage takes what is complete and notes how many bytes it, or the next one, needs from there on.
-        self._stage: Callable[[bytes, int], int] = self._take_session_count
+        # A stage takes what is complete and notes how many bytes it, or the next one, needs from there on. Not bound:
+        # a stream that referred to itself would keep its tree until garbage is collected.
+        self._stage: Callable[[SnapshotStream, bytes, int], int] = SnapshotStream._take_session_count
         self._wanted = 4
 
     def feed(self, data: bytes) -> bool:
@@ -119,7 +120,7 @@ class SnapshotStream:
     def _take(self, held: bytes) -> int:
         position = 0
         while not self.is_complete and len(held) - position >= self._wanted:
-            position = self._stage(held, position)
+            position = self._stage(self, held, position)
         return position
 
     def _keep(self, left: bytes, taken: int) -> bool:
@@ -135,7 +136,7 @@ class SnapshotStream:
 
     def _take_session_count(self, held: bytes, position: int) -> int:
         self._sessions_left = _count(held, position)
-        self._next(self._take_sessions, 0)
+        self._next(SnapshotStream._take_sessions, 0)
         return position + 4
 
     def _take_sessions(self, held: bytes, position: int) -> int:
@@ -146,7 +147,7 @@ class SnapshotStream:
         if self._sessions_left:
             self._wanted = _session.size
         else:
-            self._next(self._take_list_count, 4)
+            self._next(SnapshotStream._take_list_count, 4)
         return end
 
     def _take_list_count(self, held: bytes, position: int) -> int:
@@ -158,7 +159,7 @@ class SnapshotStream:
         (self._acl_id,) = _long.unpack_from(held, position)
         self._entries_left = _count(held, position + 8)
         self._acl_entries = []
-        self._next(self._take_list, 0)
+        self._next(SnapshotStream._take_list, 0)
         return position + 12
 
     def _take_list(self, held: bytes, position: int) -> int:
@@ -180,7 +181,7 @@ class SnapshotStream:
             nodes = self._nodes = NodeReader(self.tree, self._length_max)
         position = nodes.read(held, position)
         if nodes.is_complete:
-            self._next(self._take_signature, len(SIGNATURE))
+            self._next(SnapshotStream._take_signature, len(SIGNATURE))
         else:
             self._wanted = self._node_size(held, position)
         return position
@@ -192,15 +193,15 @@ class SnapshotStream:
         self.is_complete = True
         return end
 
-    def _next(self, stage: Callable[[bytes, int], int], wanted: int) -> None:
+    def _next(self, stage: Callable[[SnapshotStream, bytes, int], int], wanted: int) -> None:
         self._stage = stage
         self._wanted = wanted
 
     def _next_list(self) -> None:
         if self._lists_left:
-            self._next(self._take_list_head, 12)
+            self._next(SnapshotStream._take_list_head, 12)
         else:
-            self._next(self._take_nodes, 4)
+            self._next(SnapshotStream._take_nodes, 4)
 
     # -- sizes of what may not be there yet: of as much of it as can be told
 

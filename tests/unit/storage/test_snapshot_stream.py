@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
+import sys
 from pathlib import Path
 from struct import Struct
 from typing import Any
@@ -114,6 +116,21 @@ class TestReading:
         for attribute in ("data_size", "ephemerals", "ephemeral_count", "containers", "ttls", "digest"):
             assert getattr(stream.tree, attribute) == getattr(HISTORY.tree, attribute), attribute
         assert [a.uses for a in stream.tree.acls.entries()] == [a.uses for a in HISTORY.tree.acls.entries()]
+
+    @pytest.mark.parametrize("size", [1, 300, 1 << 20], ids=["begun", "broken off", "complete"])
+    def test_a_stream_is_gone_with_its_last_user(self, size: int) -> None:
+        """Without waiting for a collection of garbage: a state takes as much memory as the server."""
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            stream = SnapshotStream(OWNERS, digest_enabled=True)
+            stream.feed(body_of()[:size])
+            tree = stream.tree
+            del stream
+            assert sys.getrefcount(tree) <= 2, "this variable, and the argument"
+        finally:
+            if collects:
+                gc.enable()
 
     def test_quotas_count_again(self) -> None:
         limits = "/zookeeper/quota/a/zookeeper_limits"
