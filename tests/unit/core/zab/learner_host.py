@@ -12,10 +12,10 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 from tests.fakes.local_server import MONO_MS, SUPER, WALL_MS, PacketAuth
+from tests.fakes.trees import copied
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
 from zkpy.core.data_tree import DataTree
 from zkpy.core.membership import EnsembleView, Membership
@@ -138,7 +138,7 @@ class Disk:
 
     Attributes:
         marked_epoch: the content of currentEpoch.tmp.
-        snapshots: zxid -> tree and sessions.
+        snapshots: zxid -> tree and sessions, which nobody changes.
     """
 
     def __init__(self, owners: OwnerRules) -> None:
@@ -153,14 +153,26 @@ class Disk:
     def last_zxid(self) -> int:
         return max(*self.snapshots, *(txn.zxid for txn in self.log), 0)
 
+    def copied(self) -> Disk:
+        """A disk with the same content."""
+        disk = Disk(self.snapshots[0][0].owners)
+        disk.accepted_epoch = self.accepted_epoch
+        disk.current_epoch = self.current_epoch
+        disk.marked_epoch = self.marked_epoch
+        disk.snapshots = dict(self.snapshots)
+        disk.log = [Txn.from_payload(txn.payload) for txn in self.log]
+        disk.configs = list(self.configs)
+        return disk
+
     def load(self, zxid_: int = EVERYTHING) -> Database | None:
         """What a server reads that goes no further than `zxid_`."""
         usable = [each for each in self.snapshots if each <= zxid_]
         if not usable:
             return None
-        tree, sessions = copy.deepcopy(self.snapshots[max(usable)])
+        snapshot, sessions = self.snapshots[max(usable)]
+        tree = copied(snapshot)
         tree.last_zxid = max(usable)
-        database = Database(tree, sessions, CommittedLog(500))
+        database = Database(tree, dict(sessions), CommittedLog(500))
         for txn in self.log:
             if tree.last_zxid < txn.zxid <= zxid_:
                 database.apply(txn)
@@ -180,7 +192,7 @@ class Disk:
         elif isinstance(effect, TruncateLog):
             return self._cut(effect)
         elif isinstance(effect, InstallSnapshot):
-            self.snapshots[effect.zxid] = copy.deepcopy((effect.tree, effect.sessions))
+            self.snapshots[effect.zxid] = copied(effect.tree), dict(effect.sessions)
             return self._cut(effect)
         elif isinstance(effect, SaveProposedConfig):
             self.configs.append(("proposed", effect.text))
@@ -293,7 +305,7 @@ class Host:
 
     def snapshot(self, tree: DataTree, sessions: dict[int, int] | None = None) -> None:
         """The stream behind a SNAP arrives."""
-        self.learner.snapshot(copy.deepcopy(tree), dict(sessions or {}), self.wall_ms, self.mono_ms)
+        self.learner.snapshot(copied(tree), dict(sessions or {}), self.wall_ms, self.mono_ms)
 
     def taken(self) -> bytes:
         """The bytes that were sent since the last look."""
@@ -381,7 +393,7 @@ class Host:
 
     def restarted(self, **options: Any) -> Host:
         """The server after a crash at this moment. The checks of a start are made (§5.2)."""
-        disk = copy.deepcopy(self.disk)
+        disk = self.disk.copied()
         epoch = epoch_of(disk.last_zxid)
         if epoch > disk.current_epoch:
             assert disk.marked_epoch is not None, "an Apache server would not start"

@@ -10,7 +10,6 @@ Checked all the time:
 
 from __future__ import annotations
 
-import copy
 import random
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ import pytest
 from tests.fakes.local_server import Client, LocalServer
 from tests.fakes.replies import create as create_request
 from tests.fakes.replies import delete, multi, set_data
+from tests.fakes.trees import copied
 from tests.unit.core.zab.learner_host import (
     UP_TO_DATE,
     Host,
@@ -65,9 +65,10 @@ class DrawnLeader:
             self.history = before.history[:known]
             self.states = before.states[: known + 1]
         self.count: int = len(self.history)
-        tree, sessions = copy.deepcopy(self.states[-1])
+        before_it, sessions = self.states[-1]
+        tree = copied(before_it)
         tree.last_zxid = epoch << 32
-        self.server = LocalServer(tree=tree, sessions=sessions)
+        self.server = LocalServer(tree=tree, sessions=dict(sessions))
         self.clients: list[Client] = []
 
     def propose(self) -> list[Txn]:
@@ -83,7 +84,7 @@ class DrawnLeader:
 
     def _state(self) -> tuple[DataTree, dict[int, int]]:
         server = self.server
-        return copy.deepcopy(server.tree), dict(server.service.sessions.committed)
+        return copied(server.tree), dict(server.service.sessions.committed)
 
     def _request(self) -> None:
         rng = self.rng
