@@ -13,7 +13,7 @@ from zkpy_protocol.quorum_packets import encode_packet
 from zkpy_protocol.records import CreateTxn, decode_quorum_packet
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Set as AbstractSet
 
     from zkpy_protocol.records import QuorumPacket
 
@@ -32,40 +32,43 @@ def send_together(learner: ScriptedLearner, *packets: bytes) -> None:
     led.leader.receive(learner.link, decoded, led.wall_ms, led.mono_ms)
 
 
-def counted(led: Led, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The zxids of the acks that the service is told of."""
-    told: list[int] = []
-    service = led.service
-    acked = type(service).acked
+class AskedQuorum:
+    """Decides as the ensemble does from the next proposal on, and remembers for whom it was asked."""
 
-    def note(self: object, server_id: int, zxid: int, mono_ms: int) -> None:
-        told.append(zxid)
-        acked(service, server_id, zxid, mono_ms)
+    def __init__(self, led: Led) -> None:
+        self.asked: list[list[int]] = []
+        self._view = led.state.view
+        proposals = led.service.proposals
+        proposals.change_quorum(self, proposals.last_committed + 1)
 
-    monkeypatch.setattr(type(service), "acked", note)
-    return told
+    def is_quorum(self, acks: AbstractSet[int]) -> bool:
+        self.asked.append(sorted(acks))
+        return self._view.is_quorum(acks)
 
 
-def test_acks_that_come_together_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_acks_that_come_together_are_counted_once() -> None:
     led, (follower,) = established(2)
+    quorum = AskedQuorum(led)
     zxids = [led.propose() for _ in range(4)]
     led.settle()
     follower.raw()
-    told = counted(led, monkeypatch)
+    quorum.asked.clear()
     send_together(follower, *(encode_packet(P.ACK, zxid) for zxid in zxids[:3]))
-    assert told == [zxids[2]]
+    assert quorum.asked == [[1], [1, 2]], "for all four, and for three of them"
     assert led.service.proposals.last_committed == zxids[2]
     assert follower.received() == [("COMMIT", zxid) for zxid in zxids[:3]]
 
 
-def test_an_ack_that_says_nothing_new_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ack_that_says_nothing_new_is_not_counted() -> None:
     led, (follower,) = established(2)
+    quorum = AskedQuorum(led)
     zxid = led.propose()
     follower.ack(zxid)
-    told = counted(led, monkeypatch)
+    assert quorum.asked
+    quorum.asked.clear()
     follower.ack(zxid)
     send_together(follower, encode_packet(P.PING, 0), encode_packet(P.ACK, zxid))
-    assert told == []
+    assert quorum.asked == []
 
 
 def test_what_comes_between_acks_is_looked_at_in_its_order() -> None:
