@@ -220,8 +220,8 @@ class Checks:
                 self.unsynced.discard(process.server_id)
                 self._begins_to_serve(process, watched, role)
         log = database.committed_log
-        newest = log.max_zxid
-        if newest is not None and newest > watched.tip.zxid:
+        newest = log.newest
+        if newest is not None and newest.zxid > watched.tip.zxid:
             self._applied(process, watched, log.txns(), committed=service is not None)
 
     def _replaced(self, process: Incarnation, watched: Watched, tree: DataTree) -> Entry:

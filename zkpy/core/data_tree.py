@@ -360,7 +360,7 @@ class DataTree:
             self.ephemeral_count += 1
         elif kind == CONTAINER:
             self.containers[path] = None
-        elif kind == TTL:
+        else:
             self.ttls[path] = None
 
     # -- applying txns
@@ -652,11 +652,9 @@ class DataTree:
         elif kind == TTL:
             self.ttls.pop(path, None)
         else:
-            owned = self.ephemerals.get(owner)
-            if owned is not None and path in owned:
-                # Compat: an owner without nodes stays until its session closes; `dump` counts it.
-                del owned[path]
-                self.ephemeral_count -= 1
+            # Compat: an owner without nodes stays until its session closes; `dump` counts it.
+            del self.ephemerals[owner][path]
+            self.ephemeral_count -= 1
 
     def _set_data(
         self,

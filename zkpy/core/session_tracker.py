@@ -63,14 +63,6 @@ class SessionTable:
         """The closeSession txn is applied."""
         self.committed.pop(id_, None)
 
-    def tracked(self) -> int:
-        """How many sessions there are, those still in flight included."""
-        return len(self.committed)
-
-    def buckets(self) -> list[tuple[int, list[int]]]:
-        """Deadlines and the sessions due then, for the server that expires them."""
-        return []
-
 
 class LearnerSessions(SessionTable):
     """What a learner knows of sessions: it only reports signs of life, the leader expires them."""
@@ -167,9 +159,7 @@ class SessionTracker(SessionTable):
 
     def set_owner(self, id_: int, owner: object | None) -> None:
         """The session is served at `owner` from now on."""
-        session = self.sessions.get(id_)
-        if session is not None:
-            session.owner = owner
+        self.sessions[id_].owner = owner
 
     def check_owner(self, id_: int, owner: object | None) -> int:
         """Whether `owner` may ask for something in the session's name: 0, or the error it gets (checkSession)."""

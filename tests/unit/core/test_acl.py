@@ -205,6 +205,19 @@ def test_entries_of_a_snapshot_keep_their_ids_and_new_ones_come_behind() -> None
     assert [acl.id for acl in table.entries()] == [3]
 
 
+def test_a_snapshot_may_have_one_list_twice() -> None:
+    """It was deleted and came again while the snapshot was written. New nodes get the later one, also without the other."""
+    table = AclTable()
+    table.load(3, [ACL(1, BOB)])
+    table.load(5, [ACL(1, BOB)])
+    first, second = table.entries()
+    first.uses += 1
+    second.uses += 1
+    table.release(first)
+    assert list(table.entries()) == [second]
+    assert table.intern([ACL(1, BOB)]) is second
+
+
 def test_a_view_does_not_enter_the_table() -> None:
     table = AclTable()
     view = table.view([ACL(1, ANYONE)])

@@ -41,6 +41,7 @@ from zkpy.core.peer import Peer
 from zkpy.core.read_only import ReadOnlyService
 from zkpy.core.service import NoService
 from zkpy.core.txn import Txn
+from zkpy.core.zab.database import CommittedLog
 from zkpy.core.zab.effects import (
     MarkCurrentEpoch,
     SaveAcceptedEpoch,
@@ -421,7 +422,7 @@ class ManyRoles:
             votes(self.peer)
             for taken in (self.host.state.trace, self.host.state.quorum_dirty, self.host.disk.log):
                 taken.clear()
-            self.host.state.database.committed_log.clear()  # it grows for a while, as it should
+            self.host.state.database.committed_log = CommittedLog(0)  # it grows for a while, as it should
 
     def _elected(self, leader_id: int) -> Peer:
         host, peer = self.host, self.peer

@@ -278,6 +278,21 @@ def test_refusals_are_counted_by_the_first_component_of_the_path() -> None:
     assert server.service.stats.quota_exceeded == {"q": 2}
 
 
+def test_a_quota_that_is_only_found_by_its_name_after_a_start_limits_nothing() -> None:
+    """Compat: a start looks for names that contain the one of a limits node (setupQuota), and then there is no such node."""
+    server = LocalServer(enforce_quota=True)
+    client = server.client()
+    client.call(OpCode.CREATE, create("/q")).ok()
+    above = "/zookeeper/quota"
+    for part in ("q", "zookeeper_limits_of_old", "zookeeper_limits"):
+        above += f"/{part}"
+        client.call(OpCode.CREATE, create(above, b"count=1,bytes=1=;countHardLimit=0")).ok()
+    server.tree.rebuild_quotas()
+    assert list(server.tree.quotas) == ["/q"]
+    client.call(OpCode.CREATE, create("/q/b", b"123")).ok()
+    client.call(OpCode.SET_DATA, set_data("/q", b"123")).ok()
+
+
 def test_limits_that_are_being_deleted_still_count() -> None:
     server, client = with_quota(b"count=-1,bytes=-1=;countHardLimit=2", enforce_quota=True)
     server.holding = True

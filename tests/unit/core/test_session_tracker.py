@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zkpy.core.session_tracker import SessionTracker
+from zkpy.core.session_tracker import SessionTable, SessionTracker
 
 TICK = 2000
 START = 1_000_000
@@ -168,3 +168,11 @@ def test_ticks_that_are_a_little_late_are_not_forgiven() -> None:
     for now in range(START + 4000, START + 10_001, 4000):
         assert tracker.expired(now) == []
     assert tracker.expired(START + 12_000) == [1]
+
+
+def test_whoever_serves_nobody_knows_sessions_and_keeps_none_alive() -> None:
+    table = SessionTable({5: 4000}, 77)
+    table.commit(6, 5000)
+    table.remove(5)
+    assert table.committed == {6: 5000}
+    assert not table.touch(6, 5000, START)

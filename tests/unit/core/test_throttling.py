@@ -354,7 +354,7 @@ def test_a_connect_without_tokens_is_closed_without_an_answer_and_counted() -> N
     assert [caller.is_admitted for caller in callers] == [True, True, False]
     assert [caller.is_closed for caller in callers] == [False, False, True]
     stats = server.stats
-    assert (stats.connections_rejected, stats.connection_requests, server.service.sessions.tracked()) == (
+    assert (stats.connections_rejected, stats.connection_requests, server.service.tracker.tracked()) == (
         1,
         2,
         2,

@@ -32,32 +32,10 @@ class CommittedLog:
     def __init__(self, count_max: int, txns: Iterable[Txn] = ()) -> None:
         self._txns: deque[Txn] = deque(txns, max(count_max, COMMITTED_LOG_MIN))
 
-    def __len__(self) -> int:
-        return len(self._txns)
-
     def append(self, txn: Txn) -> None:
         """`txn` is committed."""
         assert not self._txns or txn.zxid > self._txns[-1].zxid
         self._txns.append(txn)
-
-    def clear(self) -> None:
-        """The state did not come from these txns any more."""
-        self._txns.clear()
-
-    def cut(self, zxid: int) -> None:
-        """Txns above `zxid` were never committed."""
-        while self._txns and self._txns[-1].zxid > zxid:
-            self._txns.pop()
-
-    @property
-    def min_zxid(self) -> int | None:
-        """Zxid of the oldest txn, None when there is none."""
-        return self._txns[0].zxid if self._txns else None
-
-    @property
-    def max_zxid(self) -> int | None:
-        """Zxid of the newest txn, None when there is none."""
-        return self._txns[-1].zxid if self._txns else None
 
     @property
     def newest(self) -> Txn | None:

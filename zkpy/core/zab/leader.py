@@ -235,8 +235,8 @@ class Leader:
         """Close the connection of a learner."""
         handler.link.close(reason)
         self._trace("learner.dropped", **self._named(handler), reason=reason)
-        if self._handlers.pop(handler.link, None) is not None:
-            self._forget(handler)
+        del self._handlers[handler.link]
+        self._forget(handler)
 
     def _forget(self, handler: LearnerHandler) -> None:
         if self._by_id.get(handler.server_id) is handler:
@@ -696,8 +696,9 @@ class Leader:
         assert service is not None
         zxid = membership.version
         stays = self._remains_leader(membership)
-        if saw(self._state, membership):
-            self._unsaved_config = membership
+        is_new = saw(self._state, membership)
+        assert is_new, "its version is the zxid that the txn gets"
+        self._unsaved_config = membership
         service.proposals.change_quorum(self._state.view, zxid)
         if not stays:
             service.proposals.commit_no_further(zxid)

@@ -350,8 +350,8 @@ class Learner:
                     handle(packet, wall_ms, mono_ms)
                 else:
                     self._on_unexpected(packet)
-            if self.link is not None:
-                self.link.pause(self._phase in _WAITS_FOR_DISK)
+            assert self.link is not None
+            self.link.pause(self._phase in _WAITS_FOR_DISK)
         except ProtocolError as error:
             self._end(str(error))
 

@@ -60,6 +60,24 @@ def tree_of(server: LocalServer) -> list[str]:
     )
 
 
+# -- create: who gets what
+
+
+def test_an_acl_for_whoever_asks_is_each_callers_own() -> None:
+    """The same bytes again and again, of which a list that is the same for all is kept."""
+    server = LocalServer()
+    entries = [ACL(31, Id("auth", ""))]
+    users = [Id("digest", f"{name}:hash") for name in ("ann", "bob")]
+    clients = [server.client(ids=[user]) for user in users]
+    for turn in range(2):
+        for number, client in enumerate(clients):
+            assert err(client, OpCode.CREATE, create(f"/{number}{turn}", acl=entries)) == 0
+    for number, user in enumerate(users):
+        for turn in range(2):
+            assert list(server.tree.nodes[f"/{number}{turn}"].acl.entries) == [ACL(31, user)]
+    assert err(clients[0], OpCode.GET_DATA, GetDataRequest("/10", False)) == ErrorCode.NOAUTH
+
+
 # -- create: order of the checks
 
 

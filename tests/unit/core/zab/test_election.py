@@ -788,6 +788,21 @@ def test_the_vote_that_brought_a_newer_configuration_is_counted_after_the_restar
     assert decision(election) == Vote(3, 0, 2, 0)
 
 
+def test_one_configuration_is_adopted_at_a_time_and_a_still_newer_one_afterwards() -> None:
+    newer, newest = membership((1, 2, 3), version=7), membership((1, 2, 3), version=9)
+    election = started(1, reconfig_enabled=True)
+    election.receive(3, with_config(newer), 10)
+    election.receive(2, with_config(newest, 2), 20)
+    assert election.adopted_config == newer.text()
+    election.view = EnsembleView(newer)
+    election.start(0, 0, is_participant=True, mono_ms=30)
+    assert adopted(election) == newest.text()
+    election.view = EnsembleView(newest)
+    election.start(0, 0, is_participant=True, mono_ms=30)
+    assert (adopted(election), election.election_epoch) == (None, 3)
+    assert election.heard_of() == {1}, "both votes are of an older round"
+
+
 def test_a_newer_configuration_is_taken_from_a_stranger_too() -> None:
     """The members of the new configuration may all be strangers."""
     new = membership((7, 8, 9), version=7)

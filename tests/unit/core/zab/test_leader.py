@@ -809,6 +809,18 @@ def test_packets_of_unknown_types_are_skipped() -> None:
     assert [values["type"] for values in led.traced("learner.packet_ignored")] == [P.DIFF, 77]
 
 
+def test_a_learner_may_answer_a_ping_before_uptodate() -> None:
+    """Pings go to whoever has NEWLEADER. There is no session yet that could be alive."""
+    led, (follower,) = synchronizing(2)
+    led.beat()
+    assert follower.received() == [("PING", z(2, 0))]
+    follower.send(P.PING, 0, struct.pack(">qi", SESSION, 6000))
+    assert follower.is_open()
+    follower.ack_new_leader()
+    assert led.is_established()
+    assert led.service.tracker.sessions == {}
+
+
 def test_a_learner_serves_nobody_before_uptodate() -> None:
     _, (follower,) = synchronizing(2)
     follower.create(SESSION, 1, "/a")

@@ -101,6 +101,27 @@ def test_a_commit_with_nothing_pending_is_ignored() -> None:
     assert host.state.trace[-1] == ("learner.commit_ignored", {"zxid": first.zxid})
 
 
+def test_a_proposal_that_the_state_holds_already_is_nothing_new() -> None:
+    """§8.5: the leader goes on with what it had under way when it took the snapshot."""
+    state = Host(history=txns(1, 1, 3), epoch=1).tree
+    host = Host()
+    host.discover(1)
+    host.receive(packet(PacketType.SNAP, zxid(1, 3)))
+    host.snapshot(state)
+    host.receive(new_leader(1))
+    host.settle()
+    host.receive(UP_TO_DATE)
+    host.sent()
+    host.receive(proposal(create(zxid(1, 3))))
+    host.settle()
+    assert (host.over(), host.sent(), host.disk.log) == (None, [], [])
+    assert host.state.stats.proposals_received == 1
+    (next_one,) = txns(1, 4, 4)
+    host.receive(proposal(next_one))
+    host.settle()
+    assert host.sent() == [("ACK", next_one.zxid)]
+
+
 def test_a_gap_between_proposals_ends_the_role() -> None:
     """Apache goes on, without the txns it did not get."""
     host = following()
@@ -433,6 +454,17 @@ def test_what_comes_behind_the_end_is_not_looked_at() -> None:
     assert host.unlogged() == []
 
 
+def test_a_snapshot_that_arrives_behind_the_end_is_not_taken() -> None:
+    host = Host()
+    host.discover(1)
+    host.receive(packet(PacketType.SNAP, zxid(1, 3)))
+    host.learner.disconnected("gone")
+    host.snapshot(Host(history=txns(1, 1, 3), epoch=1).tree)
+    assert host.paths == []
+    assert host.asked() == []
+    assert host.learner.database_lost
+
+
 def test_nothing_is_acked_behind_the_end() -> None:
     """ZOOKEEPER-4537, -4409: the log is drained when the role is over."""
     host = following()
@@ -534,6 +566,37 @@ def test_a_reconfiguration_in_the_history_is_activated_too() -> None:
     assert host.state.view.committed.version == zxid(1, 1)
     assert host.sent() == [("ACK", 1 << 32)]
     assert host.tree.last_zxid == zxid(1, 1)
+
+
+@pytest.mark.parametrize("observer", [False, True])
+def test_a_reconfiguration_that_the_snapshot_holds_is_not_activated_again(observer: bool) -> None:
+    """Its leader may be another one by now, and the configuration comes with NEWLEADER."""
+    host = Host(reconfig_enabled=True, observer=observer, members=ONE_OBSERVES if observer else MEMBERS)
+    text = host.state.view.committed.text().rpartition("\n")[0]
+    txn = reconfig(zxid(1, 1), text.replace("2183", "2283"))
+    host.discover(1)
+    host.receive(packet(PacketType.SNAP, zxid(1, 1)))
+    host.snapshot(Host(history=txns(1, 1, 1), epoch=1).tree)
+    first = [] if observer else [proposal(txn)]
+    host.receive(*first, activation(txn, 2, observer=observer))
+    assert (host.over(), host.learner.designated_leader, host.asked()) == (None, None, [])
+    assert host.state.view.committed.version == 0
+    host.receive(new_leader(1))
+    host.settle()
+    assert host.sent() == [("ACK", zxid(1, 0))]
+
+
+def test_a_reconfiguration_that_an_observer_holds_is_not_activated_again() -> None:
+    host = Host(observer=True, reconfig_enabled=True, members=ONE_OBSERVES)
+    host.discover(1)
+    host.receive(packet(PacketType.SNAP, zxid(1, 1)))
+    host.snapshot(Host(history=txns(1, 1, 1), epoch=1).tree)
+    host.receive(new_leader(1))
+    host.settle()
+    host.receive(UP_TO_DATE)
+    host.receive(activation(reconfig(zxid(1, 1), ONE_OBSERVES.replace("2183", "2283")), 2, observer=True))
+    assert (host.over(), host.asked(), host.state.view.committed.version) == (None, [], 0)
+    assert host.is_serving()
 
 
 @pytest.mark.parametrize("observer", [False, True])

@@ -307,6 +307,19 @@ def test_an_observer_that_breaks_the_protocol_is_dropped(said: list[bytes], reas
     assert observer.master.observer_count == 0
     host.receive(packet(PacketType.PING, 0))
     assert host.sent_packets()[-1].data == b"", "nothing of it is taken any more"
+    observer.say(ack(0))
+    dropped = [values for event, values in host.state.trace if event == "learner.dropped"]
+    assert [values["reason"] for values in dropped] == [reason], "nor is it looked at"
+
+
+def test_packets_that_mean_nothing_are_skipped() -> None:
+    """As at the leader."""
+    host = following()
+    observer = Scripted(host).synchronize(0)
+    observer.say(encode_quorum_packet(packet(77, 0)), encode_quorum_packet(packet(PacketType.COMMIT, 5)))
+    assert observer.closed() is None
+    commit_txns(host, create(zxid(1, 1)))
+    assert observer.received() == [("INFORM", zxid(1, 1))]
 
 
 def test_one_that_waits_for_the_log_says_nothing() -> None:

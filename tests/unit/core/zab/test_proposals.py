@@ -169,3 +169,19 @@ def test_a_change_right_behind_a_change_takes_its_place() -> None:
     for server_id in (1, 2, 4):
         assert proposals.ack(server_id, 2) == []
     assert _zxids(proposals.ack(6, 2)) == [2]
+
+
+def test_two_changes_may_wait_for_what_was_proposed_before_them() -> None:
+    """Txn 2 is the first reconfig, txn 3 the second; txn 1 needs the members before both."""
+    first, second = _members(1, 2, 3), _members(1, 4, 5).with_version(2)
+    third = _members(1, 6, 7).with_version(3)
+    proposals = Proposals(EnsembleView(first), 0)
+    proposals.propose(_request(1))
+    proposals.change_quorum(EnsembleView(first, second), 2)
+    proposals.propose(_request(2))
+    proposals.change_quorum(EnsembleView(second, third), 3)
+    proposals.propose(_request(3))
+    for server_id in (1, 4, 6):
+        assert proposals.ack(server_id, 3) == []
+    assert _zxids(proposals.ack(2, 1)) == [1]
+    assert _zxids(proposals.ack(3, 2)) == [2, 3]
