@@ -6,7 +6,7 @@ COMPILED := .venv/.compiled
 SERVERS ?= 1
 SECONDS_EACH ?= 60
 
-.PHONY: setup compile run run-ensemble test coverage check generate mutants fuzz bench clean conformance conformance-wire conformance-fuzz \
+.PHONY: setup compile plain run run-ensemble test coverage check generate mutants fuzz bench clean conformance conformance-wire conformance-fuzz \
 	conformance-handover conformance-kazoo conformance-kafka conformance-hbase conformance-clients conformance-crash \
 	conformance-mixed conformance-reconfig conformance-addresses conformance-words bench-failover bench-ensemble faults sim
 
@@ -14,21 +14,29 @@ SECONDS_EACH ?= 60
 setup: $(STAMP)
 	@if [ ! -e $(COMPILED) ] || [ -n "$$(find zkpy protocol -name '*.py' -newer $(COMPILED))" ]; then \
 		rm -f $(COMPILED); find zkpy protocol *__mypyc.*.so -name '*.so' -print -delete 2>/dev/null \
-		| sed -n '1s/.*/compiled modules were stale and are removed/p'; fi
+		| sed -n '1s/.*/compiled modules were stale and are removed: make compile/p'; fi
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py
 	rm -f $(COMPILED)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "where there is a C compiler the hot modules are compiled: two minutes, once (ZKPY_COMPILE=0 leaves it out)"
+	touch $(COMPILED).begun
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	! ls *__mypyc.*.so >/dev/null 2>&1 || mv $(COMPILED).begun $(COMPILED)
 	$(BIN)/python -m compileall -q zkpy protocol  # starts are fast also where Python may not write bytecode
 	touch $@
 
-compile: setup $(COMPILED)  ## the hot modules as machine code until a source changes; needs a C compiler
+compile: setup $(COMPILED)  ## the hot modules as machine code, after a change of the sources
 
-$(COMPILED): $(STAMP) setup.py $(shell find zkpy protocol -name '*.py') | setup
+$(COMPILED): $(STAMP) $(shell find zkpy protocol -name '*.py') | setup
 	touch $@.begun
 	ZKPY_COMPILE=1 $(BIN)/python -m pip install --quiet --no-deps --editable .
 	mv $@.begun $@
+
+plain: setup  ## plain Python from now on
+	rm -f $(COMPILED)
+	find zkpy protocol -name '*.so' -delete
+	rm -f *__mypyc.*.so
 
 run: setup  ## a server on port 2181, data in ./zkpy-data
 	$(BIN)/zkpy server
@@ -36,10 +44,10 @@ run: setup  ## a server on port 2181, data in ./zkpy-data
 run-ensemble: setup  ## three servers of one ensemble: ports 2181-2183, 2888-2890, 3888-3890, data in ./zkpy-data/1-3; Ctrl-C stops them
 	$(BIN)/python bin/run_ensemble.py
 
-test: setup  ## needs Python only
+test: setup  ## needs Python only; tests the form that is there, .ci/run both
 	$(BIN)/python -m pytest -n 2
 
-coverage: setup  ## the same with branch coverage of zkpy/ and protocol/; fails below 95 %
+coverage: plain  ## the same with branch coverage of zkpy/ and protocol/; fails below 95 %
 	$(BIN)/python -m pytest -n 2 --cov --cov-branch
 
 check: setup
@@ -61,13 +69,13 @@ mutants: setup  ## known bugs put into the code, one at a time: their tests have
 fuzz: setup  ## coverage-guided, SECONDS_EACH per input surface
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS_EACH)
 
-bench: setup  ## beside Apache ZooKeeper 3.9.5: needs Java, Maven, cc
+bench: compile  ## beside Apache ZooKeeper 3.9.5: needs Java, Maven, cc
 	$(BIN)/python bench/run.py
 
-bench-ensemble: setup  ## three servers beside three of Apache's
+bench-ensemble: compile  ## three servers beside three of Apache's
 	$(BIN)/python bench/ensemble.py
 
-bench-failover: setup  ## three servers whose leader is killed, beside Apache's
+bench-failover: compile  ## three servers whose leader is killed, beside Apache's
 	$(BIN)/python bench/failover.py
 
 # The rest needs Java and Maven, and fetches what it compares with: conformance/README.md.

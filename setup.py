@@ -1,41 +1,83 @@
-"""What pyproject.toml cannot say: the hot modules compiled with mypyc, when ZKPY_COMPILE=1 asks for it.
+"""What pyproject.toml cannot say: the hot modules are compiled with mypyc where there is a C compiler.
 
-    make compile                      # a checkout
-    ZKPY_COMPILE=1 pip install .      # a wheel
+    pip install .                     # compiled, or plain Python without a compiler and the headers of Python
+    ZKPY_COMPILE=0 pip install .      # plain Python
+    ZKPY_COMPILE=1 pip install .      # compiled; a missing compiler is an error
 
-They stay plain Python that passes the same tests. Needs a C compiler; pip brings mypyc.
+Both forms do the same and pass the same tests.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from setuptools import setup
 
-COMPILE = os.environ.get("ZKPY_COMPILE") == "1"
-
-# Every request passes through these, and nothing in them waits for the kernel: in process a write
-# takes half the CPU, a read 40 %.
+# Every request passes through these: in process a write takes half the CPU, a read 40 %; of what a synchronous client
+# costs beside the kernel, half is in the shell and the driver.
 # Together, since a call from compiled code into plain code costs more than one within it.
 HOT = [
     *(
         f"protocol/zkpy_protocol/{name}.py"
-        for name in ("framing", "multi", "quorum_packets", "records", "requests", "txns")
+        for name in ("connection", "framing", "multi", "quorum_packets", "records", "requests", "txns")
     ),
     *sorted(map(str, Path("zkpy/core").rglob("*.py"))),
-    # It makes and walks every node: a start is a quarter faster. The rest of storage gains nothing.
+    # It makes and walks every node: a start is a quarter faster.
     "zkpy/storage/snapshot.py",
+    "zkpy/storage/txn_log.py",
+    "zkpy/storage/vfs.py",
+    "zkpy/net/client_server.py",
+    *(f"zkpy/runtime/{name}.py" for name in ("clock", "driver", "log_thread", "quorum_driver")),
 ]
-# Empty; types only; a class derived from deque, which mypyc cannot compile.
-PLAIN = {"__init__.py", "auth.py", "throttling.py"}
+PLAIN = {
+    "__init__.py",  # empty
+    "auth.py",  # types only
+    "throttling.py",  # a class derived from deque, which mypyc cannot compile
+    # Elections, joining and reconfiguration are rare.
+    "election.py",
+    "votes.py",
+    "learner_sync.py",
+    "membership.py",
+    "observer_master.py",
+    "properties.py",
+    "reconfig.py",
+}
+
+
+def is_wanted() -> bool:
+    """Whether to compile; not where pip only asks what a build needs."""
+    if not {"egg_info", "dist_info"}.isdisjoint(sys.argv):
+        return False
+    choice = os.environ.get("ZKPY_COMPILE", "")
+    return choice == "1" or (choice != "0" and has_compiler())
+
+
+def has_compiler() -> bool:
+    """Whether something that includes Python.h can be compiled here."""
+    from distutils.ccompiler import new_compiler
+    from distutils.errors import CCompilerError, DistutilsError
+    from distutils.sysconfig import customize_compiler, get_python_inc
+
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    with tempfile.TemporaryDirectory() as directory:
+        source = Path(directory, "probe.c")
+        source.write_text("#include <Python.h>\n")
+        try:
+            compiler.compile([str(source)], directory, include_dirs=[get_python_inc()])
+        except (CCompilerError, DistutilsError, OSError) as error:
+            sys.stderr.write(f"zkpy: no C compiler with Python's headers ({error}): plain Python\n")
+            return False
+    return True
 
 
 def extensions() -> list[Any]:
-    """The extension modules, none where pip only asks what a build needs: mypyc is not there yet, and takes its time."""
-    if not COMPILE or not {"egg_info", "dist_info"}.isdisjoint(sys.argv):
+    """The extension modules."""
+    if not is_wanted():
         return []
     from mypyc.build import mypycify
 
@@ -44,4 +86,4 @@ def extensions() -> list[Any]:
     return mypycify(hot, opt_level="1", debug_level="0", group_name="zkpy")
 
 
-setup(ext_modules=extensions(), setup_requires=["mypy[mypyc]>=2.4"] if COMPILE else [])
+setup(ext_modules=extensions())

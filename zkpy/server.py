@@ -29,7 +29,7 @@ from zkpy.core.throttling import ConnectionThrottle, RequestThrottle
 from zkpy.core.zab.database import CommittedLog, Database
 from zkpy.core.zab.peer_state import PeerState
 from zkpy.ensemble import EXIT_ELECTION_PORT, EnsembleSockets
-from zkpy.net.client_server import ClientConnection, ClientPort
+from zkpy.net.client_server import ClientPort, client_protocol
 from zkpy.net.election_mesh import ElectionPortError
 from zkpy.net.sockets import listening_socket
 from zkpy.ops.config import is_any_address
@@ -445,7 +445,7 @@ class Server:
             sock = self._bind(config.secure_client_port_address, config.secure_client_port)
             self.secure_port = self._view.secure_client_port = int(sock.getsockname()[1])
             self._tls_listeners.append(
-                TlsListener(sock, tls.context, lambda: ClientConnection(port), self._handshake_failed)
+                TlsListener(sock, tls.context, lambda: client_protocol(port), self._handshake_failed)
             )
             self._ports.append(port)
 
@@ -462,7 +462,7 @@ class Server:
         sock = self._bind(host, number)
         self.port = self._view.client_port = int(sock.getsockname()[1])
         self._listener = await loop.create_server(
-            lambda: ClientConnection(port), sock=sock, backlog=self._backlog
+            lambda: client_protocol(port), sock=sock, backlog=self._backlog
         )
 
     def _move_client_port(self, address: ClientAddress) -> None:

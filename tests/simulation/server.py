@@ -228,7 +228,7 @@ class SimDriver(QuorumDriver):
 
     def use(self, server: SimServer, thread: SimLogThread) -> None:
         self._server = server
-        self._thread = thread
+        self._log_thread = thread
 
     def wall_ms(self) -> int:
         return self._server.wall_ms()

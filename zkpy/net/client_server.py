@@ -12,7 +12,6 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -25,6 +24,7 @@ from zkpy_protocol.connection import FourLetterWord, ServerConnection
 from zkpy_protocol.records import ConnectRequest, Id
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Collection, Sequence
 
     from zkpy.auth.providers import AuthProvider
@@ -148,7 +148,12 @@ class ClientPort:
             connection.abort()
 
 
-class ClientConnection(asyncio.Protocol):
+def client_protocol(port: ClientPort) -> asyncio.Protocol:
+    """For a new socket of `port`. Only the methods make it a protocol: a compiled class cannot inherit one that is not."""
+    return cast("asyncio.Protocol", ClientConnection(port))
+
+
+class ClientConnection:
     """One socket of a client."""
 
     __slots__ = (
@@ -230,6 +235,9 @@ class ClientConnection(asyncio.Protocol):
             throttle.abandon(self.link, self._backlog, driver.wall_ms(), driver.mono_ms())
         self._backlog = ()
         driver.service.disconnected(self.link)
+
+    def eof_received(self) -> None:
+        """The client sends nothing more: the transport closes, and says `connection_lost`."""
 
     def pause_writing(self) -> None:
         """The client does not keep up reading: answer nothing more for now."""

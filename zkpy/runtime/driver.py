@@ -89,6 +89,7 @@ class Driver:
         "_flush_scheduled",
         "_in_flight",
         "_log",
+        "_log_thread",
         "_logger",
         "_loop",
         "_on_fatal",
@@ -97,7 +98,6 @@ class Driver:
         "_random",
         "_roll_after_bytes",
         "_roll_after_txns",
-        "_thread",
         "_txns_since_roll",
         "_word",
         "bytes_received",
@@ -131,16 +131,16 @@ class Driver:
         self._on_fatal = on_fatal
         self._in_flight = False
         self._flush_scheduled = False
-        self._thread = LogThread(log, self._logged)
+        self._log_thread = LogThread(log, self._logged)
         self._start_count()
 
     def start(self) -> None:
         """Begin to log."""
-        self._thread.start()
+        self._log_thread.start()
 
     def stop(self) -> None:
         """Close the log; a batch under way is finished."""
-        self._thread.stop()
+        self._log_thread.stop()
 
     # -- what the shells ask
 
@@ -246,7 +246,7 @@ class Driver:
             self._txns_since_roll > self._roll_after_txns or self._bytes_since_roll > self._roll_after_bytes
         )
         self.log_stats.batch_size.add(len(entries))
-        outcome = self._thread.submit(Batch(txns[0].zxid, txns[-1].zxid, entries, roll))
+        outcome = self._log_thread.submit(Batch(txns[0].zxid, txns[-1].zxid, entries, roll))
         self._in_flight = outcome is None
         return outcome
 

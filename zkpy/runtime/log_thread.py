@@ -92,7 +92,7 @@ class DiskPace:
 class LogThread:
     """Owns the log while it runs."""
 
-    __slots__ = ("_done", "_inbox", "_jobs_done", "_jobs_given", "_log", "_pace", "_thread")
+    __slots__ = ("_done", "_inbox", "_jobs_done", "_jobs_given", "_log", "_pace", "_worker")
 
     def __init__(self, log: TxnLog, done: Callable[[Outcome], None]) -> None:
         """`done` is called in the log thread, once per batch that is written there."""
@@ -102,11 +102,11 @@ class LogThread:
         # The first is counted by the thread alone, the second by its owner alone.
         self._jobs_done = self._jobs_given = 0
         self._inbox: SimpleQueue[Batch | Callable[[], None] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._worker = threading.Thread(target=self._run, name="log", daemon=True)
 
     def start(self) -> None:
         """Begin to wait for batches."""
-        self._thread.start()
+        self._worker.start()
 
     def submit(self, batch: Batch) -> Outcome | None:
         """Hand over a batch; the one before must be done.
@@ -126,9 +126,9 @@ class LogThread:
 
     def stop(self) -> None:
         """Finish the batch under way, close the log, end the thread. Idempotent."""
-        if self._thread.is_alive():
+        if self._worker.is_alive():
             self._inbox.put(None)
-            self._thread.join()
+            self._worker.join()
 
     def _run(self) -> None:
         while (work := self._inbox.get()) is not None:

@@ -16,7 +16,7 @@ from tests.fakes.wire_client import TIMEOUT_S, WireClient, connect_frame, framed
 from tests.unit.net.certificates import issue
 from tests.unit.net.test_tls import AUTHORITY, Files
 from zkpy.auth.providers import X509Provider
-from zkpy.net.client_server import SEND_BUFFER_MAX, ClientConnection, ClientPort, PortOptions
+from zkpy.net.client_server import SEND_BUFFER_MAX, ClientConnection, ClientPort, PortOptions, client_protocol
 from zkpy.net.tls import ServerTls
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import AddWatchRequest, AuthPacket, ExistsRequest, GetDataRequest
@@ -97,7 +97,7 @@ async def start() -> AsyncIterator[Start]:
         port = ClientPort(server.driver, PortOptions(**settings), tls, X509Provider())
         loop = asyncio.get_running_loop()
         context = None if tls is None else tls.context
-        listener = await loop.create_server(lambda: ClientConnection(port), "127.0.0.1", 0, ssl=context)
+        listener = await loop.create_server(lambda: client_protocol(port), "127.0.0.1", 0, ssl=context)
         begun.append(Listening(server, listener, port))
         return begun[-1]
 

@@ -106,7 +106,7 @@ async def test_what_is_written_at_once_is_told_behind_what_the_thread_had_before
     client.send(OpCode.CREATE, create("/0"))
     assert await in_thread(fs.syncing.wait)
     client.send(OpCode.CREATE, create("/1"))
-    server.driver._thread._pace.is_fast = True
+    server.driver._log_thread._pace.is_fast = True
     fs.gate.set()
     assert [reply.path for reply in await replies(client, 2)] == ["/0", "/1"]
     assert told == [1, 2, 3]
