@@ -254,8 +254,7 @@ class Peer:
         return "observer" if self.is_observer else "follower"
 
     def _note_available(self, role: Leader | Learner, mono_ms: int) -> None:
-        if self._unavailable_since_ms is None:
-            return
+        assert self._unavailable_since_ms is not None, "a role serves once"
         unavailable_ms = mono_ms - self._unavailable_since_ms
         self._unavailable_since_ms = None
         self.state.stats.unavailable.add(unavailable_ms)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.fakes.local_server import Client
+from tests.fakes.member_services import make_parts
 from tests.unit.core.test_peer import (
     STRANGER,
     carry_out_all,
@@ -52,6 +53,7 @@ from zkpy.core.zab.effects import (
 from zkpy.core.zab.leader import Leader
 from zkpy.core.zab.learner import Learner
 from zkpy.core.zab.learner_packets import ack, ack_epoch, learner_info
+from zkpy.core.zab.peer_state import PeerState
 from zkpy.core.zab.quorum_link import QuorumLink
 from zkpy_protocol.election import Notification, ServerState
 from zkpy_protocol.opcodes import OpCode
@@ -72,6 +74,35 @@ def looking(**options: Any) -> tuple[Host, Peer]:
     peer = Peer(host.state, random.Random(1))
     peer.start(host.mono_ms)
     return host, peer
+
+
+class ClientPort:
+    """Where clients of a peer come to."""
+
+    def __init__(self, host: Host, peer: Peer) -> None:
+        self.host = host
+        self.peer = peer
+
+    @property
+    def service(self) -> Service:
+        return self.peer.service
+
+    @property
+    def wall_ms(self) -> int:
+        return self.host.wall_ms
+
+    @property
+    def mono_ms(self) -> int:
+        return self.host.mono_ms
+
+    def pump(self) -> None:
+        dirty = self.peer.state.client_dirty
+        while dirty:
+            links = dirty.copy()
+            dirty.clear()
+            for link in links:
+                assert isinstance(link.shell, Client)
+                link.shell.flush()
 
 
 def advance(host: Host, peer: Peer, ms: int) -> None:
@@ -233,6 +264,13 @@ def test_an_observer_pauses_before_it_looks_for_a_leader_again() -> None:
     assert peer.next_deadline_ms == due_ms + 200
 
 
+def test_a_log_that_was_given_nothing_has_nothing_to_confirm() -> None:
+    host, peer, link = serving_follower()
+    assert peer.take_unlogged(9) == []
+    peer.disconnected(link, "gone", host.wall_ms, host.mono_ms)
+    assert votes(peer) == {(ServerState.LOOKING, 0, 1)}
+
+
 def test_a_voter_does_not_pause() -> None:
     host, peer = following()
     link = connected(host, peer)
@@ -251,6 +289,24 @@ def test_a_server_without_a_leader_serves_reads_after_a_while(tick_time_ms: int,
     advance(host, peer, 500)
     assert isinstance(peer.service, ReadOnlyService)
     assert peer.service.tree is host.state.database.tree
+
+
+def test_sessions_of_readers_expire() -> None:
+    host = Host(read_only_mode_enabled=True)
+    known = host.state
+    parts = make_parts(1, local_sessions_enabled=True)
+    peer = Peer(PeerState(known.options, known.view, known.database, parts, 0, 0), random.Random(1))
+    peer.start(host.mono_ms)
+    advance(host, peer, 2000)
+    port = ClientPort(host, peer)
+    silent, lively = Client(port), Client(port)
+    for client in (silent, lively):
+        client.connect(read_only=True, timeout_ms=4000)
+    for _ in range(3):
+        advance(host, peer, 2000)
+        lively.call(OpCode.PING, xid=-2)
+    port.pump()
+    assert (silent.closed, lively.closed) == (True, False)
 
 
 def test_without_the_option_it_serves_nobody() -> None:
@@ -378,36 +434,13 @@ def test_the_state_before_is_let_go_of_while_a_snap_comes() -> None:
             gc.enable()
 
 
-class ManyRoles:
+class ManyRoles(ClientPort):
     """Server 3 leads and follows in turn, with clients, requests and connections that do not outlive the role."""
 
     def __init__(self) -> None:
-        self.host = Host(server_id=LEADER)
-        self.peer = Peer(self.host.state, random.Random(1))
-        self.peer.start(self.host.mono_ms)
+        super().__init__(*looking(server_id=LEADER))
         self.session_id = 0
         self.password = bytes(16)
-
-    @property
-    def service(self) -> Service:
-        return self.peer.service
-
-    @property
-    def wall_ms(self) -> int:
-        return self.host.wall_ms
-
-    @property
-    def mono_ms(self) -> int:
-        return self.host.mono_ms
-
-    def pump(self) -> None:
-        dirty = self.peer.state.client_dirty
-        while dirty:
-            links = dirty.copy()
-            dirty.clear()
-            for link in links:
-                assert isinstance(link.shell, Client)
-                link.shell.flush()
 
     def change(self) -> None:
         """Two roles, from LOOKING to LOOKING."""
