@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 _INTEGER = re.compile(r"[+-]?[^\W_]+")
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
@@ -34,6 +35,7 @@ def parse_int(text: str, radix: int = 10) -> int | None:
     return value if _INT_MIN <= value <= _INT_MAX else None
 
 
+@lru_cache(maxsize=1024)  # clients come back, and parsing is a tenth of what a connection costs
 def host_address(host: str) -> str:
     """The text of a peer's address as `InetAddress.getHostAddress` gives it, which is what ip ids hold.
 

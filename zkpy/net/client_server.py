@@ -201,9 +201,10 @@ class ClientConnection:
             return
         if not self._authenticate_certificate():
             return
-        sock = transport.get_extra_info("socket")
-        if sock is not None and self._port.options.keepalive:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self._port.options.keepalive:
+            sock = transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def _authenticate_certificate(self) -> bool:
         """After a TLS handshake: the client certificate becomes an id. False when it is refused."""

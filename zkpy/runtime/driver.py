@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from zkpy.storage.txn_log import TxnLog
 
 
+_TURNS_MAX = 16
+"""Turns of the loop in which a batch gathers at most."""
+
+
 class LogStats:
     """What the log stage counts; ms unless said otherwise."""
 
@@ -87,6 +91,7 @@ class Driver:
         "_bytes_since_roll",
         "_clock",
         "_flush_scheduled",
+        "_gathered",
         "_in_flight",
         "_log",
         "_log_thread",
@@ -98,6 +103,7 @@ class Driver:
         "_random",
         "_roll_after_bytes",
         "_roll_after_txns",
+        "_turns_gathered",
         "_txns_since_roll",
         "_word",
         "bytes_received",
@@ -131,6 +137,7 @@ class Driver:
         self._on_fatal = on_fatal
         self._in_flight = False
         self._flush_scheduled = False
+        self._turns_gathered = self._gathered = 0
         self._log_thread = LogThread(log, self._logged)
         self._start_count()
 
@@ -229,11 +236,32 @@ class Driver:
     # -- the log
 
     def _flush(self) -> None:
+        if self._is_more_coming():
+            self._loop.call_soon(self._flush)
+            return
         self._flush_scheduled = False
         if not self._in_flight and self.service.unlogged:
             outcome = self._submit()
             if outcome is not None:
                 self._handle(outcome)
+
+    def _is_more_coming(self) -> bool:
+        """Before the loop waits for the disk: whether the last turn has brought proposals, so that the next may too.
+
+        The log thread needs no such care, since the next batch gathers while it works. Here it matters most for connects, of
+        which a turn accepts one.
+        """
+        count = len(self.service.unlogged)
+        if (
+            self._gathered < count < self._options.max_batch_size
+            and self._turns_gathered < _TURNS_MAX
+            and self._log_thread.writes_at_once
+        ):
+            self._turns_gathered += 1
+            self._gathered = count
+            return True
+        self._turns_gathered = self._gathered = 0
+        return False
 
     def _submit(self) -> Outcome | None:
         """Hand over the next batch; what became of it, if it was written at once."""

@@ -108,13 +108,18 @@ class LogThread:
         """Begin to wait for batches."""
         self._worker.start()
 
+    @property
+    def writes_at_once(self) -> bool:
+        """Whether who hands over the next batch writes it: the disk is fast, and no job has the files."""
+        return self._pace.is_fast and self._jobs_done == self._jobs_given
+
     def submit(self, batch: Batch) -> Outcome | None:
         """Hand over a batch; the one before must be done.
 
         Returns:
-            what became of it, when it was written at once: the disk is fast, and no job has the files.
+            what became of it, when it was written at once.
         """
-        if self._pace.is_fast and self._jobs_done == self._jobs_given:
+        if self.writes_at_once:
             return self._write(batch)
         self._inbox.put(batch)
         return None

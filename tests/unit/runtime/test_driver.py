@@ -133,6 +133,30 @@ async def test_everything_of_one_turn_of_the_loop_is_one_batch(start: Start) -> 
     assert server.driver.log_stats.batch_size.count == before + 1
 
 
+async def test_before_the_loop_waits_for_the_disk_it_takes_what_keeps_coming(start: Start) -> None:
+    server = start()
+    client = await server.client()
+    server.driver._log_thread._pace.is_fast = True
+    sizes = server.driver.log_stats.batch_size
+    before = sizes.count
+    for number in range(5):
+        client.send(OpCode.CREATE, create(f"/{number}"))
+        await asyncio.sleep(0)  # one turn of the loop
+    assert len(await replies(client, 5)) == 5
+    assert (sizes.count, sizes.max) == (before + 1, 5)
+
+
+async def test_but_not_for_ever(start: Start) -> None:
+    server = start()
+    client = await server.client()
+    server.driver._log_thread._pace.is_fast = True
+    for number in range(40):
+        client.send(OpCode.CREATE, create(f"/{number}"))
+        await asyncio.sleep(0)
+    assert len(await replies(client, 40)) == 40
+    assert server.driver.log_stats.batch_size.max == 17
+
+
 async def test_a_flush_delay_waits_for_more_until_the_batch_is_full(start: Start) -> None:
     server = start(log={"flush_delay_ms": 1, "max_batch_size": 2})
     client = await server.client()
