@@ -19,6 +19,8 @@ Invariants:
       established ensemble, whose round counts.
     * only the committed configuration is ever sent: nobody hears of a version that was not established.
     * between a decision and the next `start` no notification changes `vote`.
+    * answers do not go on for ever between two servers of which one does not count the other: while LOOKING nobody is
+      answered twice within the shortest interval, and an observer that has a leader, whom nobody counts, does not answer.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 FINALIZE_WAIT_MS = 200
 """How long nothing better may arrive before a quorum's vote is final."""
 
+_ANSWERED_MAX = 256  # more than are members or may be connected as strangers
 _LOOKING = ServerState.LOOKING
 _ESTABLISHED = (ServerState.FOLLOWING, ServerState.LEADING)
 _KNOWN_STATES = (*_ESTABLISHED, _LOOKING, ServerState.OBSERVING)
@@ -69,6 +72,7 @@ class Election:
     """
 
     __slots__ = (
+        "_answered_ms",
         "_config",
         "_deadline_ms",
         "_electors",
@@ -133,6 +137,8 @@ class Election:
         self._received: dict[int, Vote] = {}
         self._out_of_election: dict[int, Vote] = {}
         self._electors: frozenset[int] = frozenset()
+        # When a server was answered last in this election.
+        self._answered_ms: dict[int, int] = {}
         # What still has to be looked at in this call: the notification received, and this server's own votes.
         self._inbox: deque[tuple[int, Notification]] = deque()
         # The last notification of each voter that came while no round was under way, for the round that comes.
@@ -191,6 +197,7 @@ class Election:
         )
         self._received.clear()
         self._out_of_election.clear()
+        self._answered_ms.clear()
         self._phase = _EXCHANGING
         self._interval_ms = self._min_interval_ms
         self._propose(self._own)
@@ -216,16 +223,17 @@ class Election:
         if self.state == _LOOKING and self._is_of_another_view(server_id, notification):
             return
         if server_id not in self._view.voters():
-            self._answer_stranger(server_id)
+            self._answer_stranger(server_id, mono_ms)
         elif notification.state not in _KNOWN_STATES:
             pass
         elif self.state != _LOOKING:
-            if notification.state == _LOOKING:
+            if notification.state == _LOOKING and self.state != ServerState.OBSERVING:
                 self._answer_as_established(server_id)
         elif self._phase == _STOPPED:
             self._held[server_id] = notification
         else:
-            if notification.state == _LOOKING and notification.election_epoch < self.election_epoch:
+            is_behind = notification.election_epoch < self.election_epoch
+            if notification.state == _LOOKING and is_behind and self._may_answer(server_id, mono_ms):
                 self._send(server_id, self._proposal, _LOOKING, self.election_epoch)
             self._inbox.append((server_id, notification))
             self._process_inbox(mono_ms)
@@ -280,10 +288,19 @@ class Election:
 
     # -- answers
 
-    def _answer_stranger(self, server_id: int) -> None:
+    def _answer_stranger(self, server_id: int, mono_ms: int) -> None:
         """An observer, or a server of no configuration known here: it may not vote, but may learn who leads."""
-        if self.vote is not None:
+        if self.vote is not None and (self.state != _LOOKING or self._may_answer(server_id, mono_ms)):
             self._send(server_id, self.vote, self.state, self.election_epoch)
+
+    def _may_answer(self, server_id: int, mono_ms: int) -> bool:
+        answered_ms = self._answered_ms.get(server_id)
+        if answered_ms is not None and mono_ms < answered_ms + self._min_interval_ms:
+            return False
+        if len(self._answered_ms) >= _ANSWERED_MAX:
+            self._answered_ms.clear()
+        self._answered_ms[server_id] = mono_ms
+        return True
 
     def _answer_as_established(self, server_id: int) -> None:
         assert self.vote is not None

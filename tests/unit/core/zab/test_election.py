@@ -642,6 +642,67 @@ def test_a_stranger_hears_the_last_vote_of_a_server_that_is_looking() -> None:
     assert taken(again) == [(77, LOOKING, 3, 9, 5, 6)]
 
 
+def pumped(*elections: Election) -> int:
+    """How many notifications go to and fro at one moment."""
+    by_id = {election.server_id: election for election in elections}
+    for count in range(100):
+        sender = next((election for election in elections if election.outbox), None)
+        if sender is None:
+            return count
+        to, notification = sender.outbox.pop(0)
+        if to in by_id:
+            by_id[to].receive(sender.server_id, notification, 1000)
+    return 100
+
+
+def test_a_server_that_looks_and_an_observer_that_has_a_leader_do_not_answer_each_other_for_ever() -> None:
+    """Both would answer at once, whatever they are told, as Apache's do."""
+    view = EnsembleView(membership((1, 2, 3), (4,)))
+    looks, observes = started(1, view), started(4, view, is_participant=False)
+    observes.stand(OBSERVING, Vote(3, 9, 4, 6))
+    looks.receive(4, looking(LEAST), 1000)
+    assert pumped(looks, observes) == 1
+
+
+@pytest.mark.parametrize("is_observer", [True, False])
+def test_a_server_that_looks_and_a_stranger_of_a_later_round_do_not_answer_each_other_for_ever(
+    is_observer: bool,
+) -> None:
+    """The one answers strangers, the other one those behind it; neither counts, so neither catches up."""
+    view = EnsembleView(membership((1, 2, 3), (4,)))
+    own_view = view if is_observer else EnsembleView(membership((1, 2, 3, 4)))
+    looks, stranger = started(1, view), started(4, own_view, is_participant=not is_observer)
+    stranger.start(0, 0, is_participant=not is_observer, mono_ms=900)
+    assert pumped(looks, stranger) < 10
+    for at_ms, answered in ((1199, []), (1200, [1])):
+        stranger.receive(1, looking(1), at_ms)
+        assert [sent[0] for sent in taken(stranger)] == answered
+
+
+def test_an_observer_that_has_a_leader_does_not_answer() -> None:
+    """Nobody counts what it says."""
+    view = EnsembleView(membership((1, 2, 3), (4,)))
+    observes = started(4, view, is_participant=False)
+    observes.stand(OBSERVING, Vote(3, 9, 4, 6))
+    observes.receive(1, looking(1), 1000)
+    assert taken(observes) == []
+
+
+def test_while_looking_a_stranger_is_answered_once_in_the_shortest_interval() -> None:
+    """Each one by itself, and a new election begins with none answered."""
+    election = started(1)
+    for at_ms in (10, 100, 209):
+        election.receive(77, looking(77), at_ms)
+        election.receive(78, looking(78), at_ms)
+    assert [sent[0] for sent in taken(election)] == [77, 78]
+    election.receive(77, looking(77), 210)
+    assert [sent[0] for sent in taken(election)] == [77]
+    election.start(0, 0, is_participant=True, mono_ms=211)
+    election.outbox.clear()
+    election.receive(77, looking(77), 212)
+    assert [sent[0] for sent in taken(election)] == [77]
+
+
 def test_a_stranger_hears_nothing_before_the_first_start() -> None:
     """There is no vote yet."""
     election = Election(1, THREE)
