@@ -354,11 +354,11 @@ class ClientConnection:
         if link.out:
             data = link.take()
             self._transport.write(data)
-            if self._transport.get_write_buffer_size() > SEND_BUFFER_MAX + len(data):
-                self._refuse(
-                    f"{self._transport.get_write_buffer_size()} bytes wait for a client that does not read"
-                )
-                return
+            if self._paused_by_socket:
+                waiting = self._transport.get_write_buffer_size()
+                if waiting > SEND_BUFFER_MAX + len(data):
+                    self._refuse(f"{waiting} bytes wait for a client that does not read")
+                    return
         if link.state >= CLOSE_AFTER_FLUSH:
             if link.state == DROPPED:
                 self.abort()
