@@ -366,7 +366,11 @@ class Election:
             self._phase = _FINALIZING
 
     def _count_established(self, server_id: int, vote: Vote) -> None:
-        """A server that follows or leads: join when a quorum says the same and the leader itself is among them."""
+        """A server that follows or leads: join when a quorum says the same and the leader itself is among them.
+
+        A quorum of the committed configuration: that one has elected. Apache asks for one of a proposed configuration as well;
+        then servers whose log has a proposal that the others do not know stay out for ever.
+        """
         if vote.election_epoch == self.election_epoch:
             self._received[server_id] = vote.without_version()
             if self._joins(self._received, vote):
@@ -376,7 +380,8 @@ class Election:
 
     def _joins(self, votes: Mapping[int, Vote], vote: Vote) -> bool:
         supporters = _supporters(votes, vote)
-        if not self._view.is_quorum(supporters) or not self._leader_agrees(votes, vote):
+        is_quorum = self._view.committed.verifier.is_quorum(supporters)
+        if not is_quorum or not self._leader_agrees(votes, vote):
             return False
         self.election_epoch = vote.election_epoch
         self._decide(vote, supporters)

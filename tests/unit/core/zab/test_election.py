@@ -478,6 +478,29 @@ def test_an_untrusted_empty_database_neither_votes_nor_counts_votes() -> None:
     assert decision(whole) is None
 
 
+def test_a_server_joins_although_it_alone_has_a_proposed_configuration() -> None:
+    """The others do not know of the proposal, which would have taken one of them away; the leader will cut it off."""
+    proposed = membership((1, 2, 4, 5), version=9)
+    election = started(2, EnsembleView(FIVE.committed, proposed), zxid=9)
+    for server_id, state in ((1, FOLLOWING), (3, FOLLOWING), (4, LEADING)):
+        assert decision(election) is None
+        election.receive(server_id, standing(state, 4, round_=4, epoch=4), 10)
+    assert decision(election) == Vote(4, 0, 4, 4)
+
+
+def test_a_proposed_configuration_counts_when_a_leader_is_elected() -> None:
+    """It may be committed already, where this server cannot look."""
+    proposed = membership((1, 2, 4, 5), version=9)
+    election = started(4, EnsembleView(FIVE.committed, proposed))
+    for server_id in (1, 3):
+        election.receive(server_id, looking(4), 10)
+    election.tick(210)
+    assert decision(election) is None
+    election.receive(2, looking(4), 220)
+    election.tick(420)
+    assert decision(election) == Vote(4, 0, 1, 0)
+
+
 def test_an_untrusted_empty_database_joins_an_established_ensemble() -> None:
     """That is where it gets its data from."""
     lost = started(2, zxid=-1)
