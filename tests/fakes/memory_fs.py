@@ -101,6 +101,19 @@ class _Directory:
         result.current = dict(result.durable)
         return result
 
+    def fates(self, after: _Directory) -> Iterator[str]:
+        for name, entry in self.current.items():
+            found = after.current.get(name)
+            if isinstance(entry, _Directory):
+                if isinstance(found, _Directory):
+                    yield from entry.fates(found)
+            elif not isinstance(found, _Inode):
+                yield "lost"
+            elif found.current != entry.current:
+                durable = self.durable.get(name)
+                before = durable.versions if isinstance(durable, _Inode) else []
+                yield "lost" if bytes(found.current) in (*entry.versions, *before) else "torn"
+
     def files(self) -> Iterator[_Inode]:
         for entry in self.current.values():
             if isinstance(entry, _Directory):
@@ -172,6 +185,10 @@ class MemoryFs:
         found = MemoryFs(self.capacity)
         found._root = self._root.after_power_cut(random.Random(seed))
         return found
+
+    def fates(self, after: MemoryFs) -> set[str]:
+        """What a power cut that left the disk `after` did to unsynced writes: some were "lost", some are "torn"."""
+        return set(self._root.fates(after._root))
 
     def after_kill(self) -> MemoryFs:
         """The same disk, counting from the start again."""

@@ -113,12 +113,13 @@ class Answers:
 
     def answered(self, op: Op, zxid: int, err: int, body: bytes) -> bool:
         """A request was answered; whether that was a write."""
-        is_write = op.op in _WRITES
+        # A server whose disk is nearly full refuses by itself.
+        is_write = op.op in _WRITES and err != ErrorCode.SYSTEMERROR
         if is_write:
             self._write(op, zxid, err, body)
         elif op.op == OpCode.GET_DATA:
             self._read(op, zxid, err, body)
-        elif err:
+        elif err not in (0, ErrorCode.SYSTEMERROR):
             raise ViolationError(f"{self._name}: sync fails with {err}")
         if op.op == OpCode.CLOSE_SESSION and not err:
             self.session_ended()

@@ -88,6 +88,7 @@ class SimClient:
         self._is_super = cluster.scenario.reconfig and number == 1
         self._end: End | None = None
         self._is_connected = False
+        self._is_away = False
         self._password = bytes(16)
         self._count = 0
         self._xid = 0
@@ -99,7 +100,7 @@ class SimClient:
 
     def _dial(self) -> None:
         cluster = self.cluster
-        if self._end is not None or self.is_retired:
+        if self._end is not None or self._is_away or self.is_retired:
             return
         server_id = self.world.rng.choice(cluster.scenario.servers)
         process = cluster.servers[server_id].process
@@ -125,12 +126,12 @@ class SimClient:
 
     def go_away(self, away_us: int) -> None:
         """Leave, and come back after a while."""
-        self.is_retired = True
+        self._is_away = True
         self.hang_up()
         self.world.after(away_us, self._come_back)
 
     def _come_back(self) -> None:
-        self.is_retired = False
+        self._is_away = False
         self._dial_again()
 
     def retire(self) -> None:

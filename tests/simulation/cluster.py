@@ -44,6 +44,9 @@ class Cluster:
             world.after(world.between(0, 1_000_000), server.start)
         self.clients = [SimClient(self, number) for number in range(1, scenario.clients + 1)]
         self.faults = Faults(self)
+        world.occurred[f"{len(scenario.voters)} voters"] += 1
+        world.occurred["observers"] += len(scenario.observers)
+        world.occurred["clock drift"] += len({*scenario.clock_rates.values()}) - 1
 
     def installed_membership(self, server_id: int) -> Membership:
         """What a server is told when it is installed; one that joins later observes, as far as it knows."""

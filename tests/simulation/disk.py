@@ -175,18 +175,25 @@ class SimSnapshots:
     def _go_on(self, count: int) -> None:
         if count != self._count:
             return
-        for _ in range(min(3, len(self._operations))):
-            name, args = self._operations.popleft()
-            path = args[0]
-            if name == "create":
-                self._files[path] = self._fs.create(path)
-            elif path in self._files:
-                getattr(self._files[path], name)(*args[1:])
-                if name == "close":
-                    del self._files[path]
-            else:
-                getattr(self._fs, name)(*args)
+        try:
+            for _ in range(min(3, len(self._operations))):
+                self._do(*self._operations.popleft())
+            if not self._operations and self._incarnation.draws(0.3):
+                self._incarnation.purged(purge(self._fs, self._incarnation.data_dir, _RETAINED))
+        except OSError as error:
+            # The server goes on without this snapshot.
+            self._operations.clear()
+            self._incarnation.snapshot_failed(error)
         if self._operations:
             self._later()
-        elif self._incarnation.draws(0.3):
-            self._incarnation.purged(purge(self._fs, self._incarnation.data_dir, _RETAINED))
+
+    def _do(self, name: str, args: tuple[Any, ...]) -> None:
+        path = args[0]
+        if name == "create":
+            self._files[path] = self._fs.create(path)
+        elif path in self._files:
+            getattr(self._files[path], name)(*args[1:])
+            if name == "close":
+                del self._files[path]
+        else:
+            getattr(self._fs, name)(*args)

@@ -82,6 +82,7 @@ class Faults:
             "full-stop": self._full_stop,
             "wipe": self._wipe,
         }
+        self._world.occurred[kind] += 1
         self._world.note("faults", kind, {"server": server.server_id})
         actions[kind](server)
 
@@ -91,10 +92,9 @@ class Faults:
         cluster = self._cluster
         cluster.network.set_blocked(set())
         cluster.network.slow.clear()
+        cluster.network.loss = cluster.mesh.duplication = 0.0
         for server in cluster.servers.values():
-            server.disk_factor = 1
-            server.fs.stop_at = None
-            server.fs.fail_at.clear()
+            server.heal_disk()
             server.resume()
             server.start()
 
@@ -161,6 +161,8 @@ class Faults:
         if kind != "one-way":
             blocked |= {(other, one) for one, other in blocked}
         self._block(blocked)
+        if blocked:
+            self._world.occurred[kind] += 1
 
     def _isolate_leader(self, _: SimServer) -> None:
         leader_id = self._cluster.leader_id()

@@ -1,7 +1,7 @@
 """Election ports: what `zkpy.net.election_mesh` promises of them.
 
 One connection for each pair of servers. Per server one message waits, the newest; the last one sent is sent again when a new
-connection finds nothing waiting. What is on its way when a connection breaks is lost.
+connection finds nothing waiting, so it may arrive twice. What is on its way when a connection breaks is lost.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ class _Slot:
 
 
 class Mesh:
-    """The election ports of all servers."""
+    """The election ports of all servers.
+
+    Attributes:
+        duplication: probability that a notification is sent twice.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
+        self.duplication = cluster.scenario.duplication
         self._cluster = cluster
         self._slots: dict[tuple[Incarnation, int], _Slot] = {}
 
@@ -79,6 +84,12 @@ class Mesh:
         if slot.waiting is not None:
             slot.last, slot.waiting = slot.waiting, None
             self._cluster.network.send(slot.end, slot.last)
+            if self.duplication and self._cluster.world.rng.random() < self.duplication:
+                self._repeat(slot.end, slot.last)
+
+    def _repeat(self, end: End, notification: bytes) -> None:
+        self._cluster.world.occurred["duplication"] += 1
+        self._cluster.network.send(end, notification)
 
     def _dialled(self, process: Incarnation, server_id: int) -> None:
         if process.server.process is not process:
@@ -104,7 +115,7 @@ class Mesh:
             if one.waiting is not None:
                 self._send_waiting(one)
             elif one.last is not None:
-                cluster.network.send(one.end, one.last)
+                self._repeat(one.end, one.last)
 
     def lost(self, process: Incarnation, server_id: int, end: End) -> None:
         """A connection is gone."""

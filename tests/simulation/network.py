@@ -1,8 +1,9 @@
 """Connections between servers and clients, as TCP has them.
 
 Within a connection bytes arrive in order and none is missing, until it breaks: then each side has got some beginning of what
-the other one sent, cut anywhere, and learns of it soon, late, or not before it sends something. While one side cannot reach
-the other, what it sent waits and arrives when the way is open again.
+the other one sent, cut anywhere, and learns of it soon, late, or not before it sends something. So a message is lost with its
+connection and all behind it, and overtaken on other connections only. While one side cannot reach the other, what it sent waits
+and arrives when the way is open again.
 
 Items are bytes, or lists whose elements are not cut. What is sent while something is about to arrive may arrive with it in one piece.
 """
@@ -66,6 +67,7 @@ class Network:
     Attributes:
         blocked: (from, to) pairs of servers between which nothing arrives for now.
         slow: how much longer it takes from one server to another for now.
+        loss: probability that a connection breaks at something that is sent.
         connections: first ends of the open ones, in the order they were made.
     """
 
@@ -74,16 +76,23 @@ class Network:
         self._delay_us = scenario.network_delay_us
         self._jitter_us = scenario.network_jitter_us
         self._splits = scenario.splits_pieces
+        self.loss = scenario.loss
         self.blocked: set[tuple[int, int]] = set()
         self.slow: dict[tuple[int, int], int] = {}
         self.connections: dict[End, None] = {}
+        # When the last of what is on its way to a node arrives, and on which connection.
+        self._latest: dict[int, tuple[int, End]] = {}
 
     # -- ways
 
     def delay_us(self, source: int, target: int) -> int:
         """How long it takes this time."""
         delay = self._world.between(self._delay_us, self._delay_us + self._jitter_us)
-        return delay * self.slow.get((source, target), 1)
+        factor = self.slow.get((source, target))
+        if factor is None:
+            return delay
+        self._world.occurred["delay"] += 1
+        return delay * factor
 
     def reaches(self, one: int, other: int) -> bool:
         """Whether both ways are open."""
@@ -116,6 +125,8 @@ class Network:
             self._refused(end)
             return
         self._put(end, item)
+        if self.loss and self._world.rng.random() < self.loss:
+            self.break_off(end)
 
     def _put(self, end: End, item: Any) -> None:
         world = self._world
@@ -138,8 +149,14 @@ class Network:
             item = item[at:]
             soonest += 1
         flight.append(item)
-        end.arrives_us = max(soonest, end.arrives_us)
-        world.after(end.arrives_us - world.now_us, self._arrive, end)
+        arrives_us = end.arrives_us = max(soonest, end.arrives_us)
+        world.after(arrives_us - world.now_us, self._arrive, end)
+        node = end.peer.node
+        latest_us, behind = self._latest.get(node, (0, end))
+        if arrives_us >= latest_us:
+            self._latest[node] = (arrives_us, end)
+        elif behind is not end:
+            world.occurred["reordering"] += 1
 
     def _schedule(self, end: End) -> None:
         world = self._world
@@ -193,7 +210,9 @@ class Network:
         self.drop(end)
         peer = end.peer
         peer.is_broken = True
-        peer.flight.clear()
+        if peer.flight:
+            self._world.occurred["loss"] += 1
+            peer.flight.clear()
         if silently:
             self._cut(end)
             if self._world.rng.random() < 0.5:
@@ -220,6 +239,8 @@ class Network:
         if not flight:
             return
         kept = rng.randrange(len(flight) + 1)
+        if kept < len(flight):
+            self._world.occurred["loss"] += 1
         partial = flight[kept] if kept < len(flight) else None
         while len(flight) > kept:
             flight.pop()

@@ -146,12 +146,12 @@ class LinkShell:
 class Dialler:
     """`zkpy.net.quorum_port.LeaderDialler`: dials until the other server answers."""
 
-    __slots__ = ("_is_for_observers", "_process", "_server_id", "group")
+    __slots__ = ("_process", "_server_id", "group", "is_for_observers")
 
     def __init__(self, process: Incarnation, server_id: int, *, is_for_observers: bool) -> None:
         self._process = process
         self._server_id = server_id
-        self._is_for_observers = is_for_observers
+        self.is_for_observers = is_for_observers
         self.group = Group()
         self._dial()
 
@@ -185,13 +185,13 @@ class Dialler:
         network = process.cluster.network
         server = process.cluster.servers.get(self._server_id)
         other = None if server is None else server.process
-        group = None if other is None else other.port(is_for_observers=self._is_for_observers)
+        group = None if other is None else other.port(is_for_observers=self.is_for_observers)
         if other is None or group is None or not network.reaches(process.server_id, self._server_id):
             self._failed("refused")
             return
         end, far_end = network.connect(process.server_id, self._server_id)
         shell = LinkShell(process, process.driver, end, reads_streams=True)
-        handler = other.driver.observers if self._is_for_observers else other.driver
+        handler = other.driver.observers if self.is_for_observers else other.driver
         accepted = LinkShell(other, handler, far_end, reads_streams=False)
         other.server.run(other, accepted.accepted, (group,))
         shell.begin(self.group)

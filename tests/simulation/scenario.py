@@ -37,6 +37,8 @@ class Scenario:
         fast_syncs: how often the driver writes a batch itself.
         trigger: probability that something goes wrong at a moment that servers report.
         reconfig: whether clients change the membership.
+        loss: probability that a connection breaks at something that is sent.
+        duplication: probability that an election port sends a notification again, as it does when a connection was made anew.
         spares: ids of servers that only a reconfiguration makes members.
         ends_sessions: whether in the end all clients leave, and their sessions have to expire.
         wipes: whether a server may lose its disk; then no empty database is trusted but at the very first start.
@@ -49,6 +51,7 @@ class Scenario:
         "committed_log_count",
         "disk_delay_us",
         "disk_jitter_us",
+        "duplication",
         "duration_us",
         "ends_sessions",
         "fast_syncs",
@@ -57,6 +60,7 @@ class Scenario:
         "init_limit",
         "keep_txns",
         "leader_serves",
+        "loss",
         "max_notification_interval_ms",
         "max_time_to_wait_for_epoch_ms",
         "network_delay_us",
@@ -92,6 +96,8 @@ class Scenario:
         self.network_delay_us = rng.choice((100, 500, 2000))
         self.network_jitter_us = rng.choice((100, 2000, 20_000))
         self.splits_pieces = rng.random() < 0.5
+        self.loss = rng.choice((0.0, 0.0, 0.0, 0.0005, 0.003))
+        self.duplication = rng.choice((0.0, 0.0, 0.05, 0.3))
         self.disk_delay_us = rng.choice((50, 500, 5000))
         self.disk_jitter_us = rng.choice((100, 5000, 50_000))
         self.fast_syncs = rng.choice((0.0, 0.0, 0.3, 1.0))

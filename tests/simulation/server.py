@@ -27,7 +27,7 @@ from zkpy.storage.data_dir import DataDir
 from zkpy.storage.disk import DiskOptions
 from zkpy.storage.dynamic_config import ConfigFiles, version_in_name
 from zkpy.storage.epochs import Epochs
-from zkpy.storage.errors import LogFailedError, StorageDamageError
+from zkpy.storage.errors import DataDirError, LogFailedError
 from zkpy.storage.recovery import begin_empty, recover
 from zkpy.storage.txn_log import TxnLog
 
@@ -104,6 +104,8 @@ class SimServer:
         if self.process is not None:
             return
         self.world.note(self.name, "starts")
+        if not self.is_first_start:
+            self.world.occurred["restart"] += 1
         self.is_paused = False
         process = self.process = Incarnation(self)
         self.run(process, process.start)
@@ -117,10 +119,16 @@ class SimServer:
         self.is_paused = False
         self._backlog.clear()
         self.world.note(self.name, "loses power" if power else "is killed")
-        self.fs = self.fs.after_power_cut(self.world.rng.getrandbits(32)) if power else self.fs.after_kill()
+        self.fs = self._after_power_cut() if power else self.fs.after_kill()
         process.died(silently=power and self.world.rng.random() < 0.5)
         self.cluster.checks.server_down(self, power=power)
         self.cluster.mesh.forget(self.server_id)
+
+    def _after_power_cut(self) -> MemoryFs:
+        after = self.fs.after_power_cut(self.world.rng.getrandbits(32))
+        for fate in sorted(self.fs.fates(after)):
+            self.world.occurred[f"writes {fate}"] += 1
+        return after
 
     def wipe(self) -> None:
         """The machine comes back with an empty disk."""
@@ -128,6 +136,13 @@ class SimServer:
         self.world.note(self.name, "lost its disk")
         self.fs = self._new_disk()
         self.cluster.checks.wiped(self)
+
+    def heal_disk(self) -> None:
+        """From now on nothing more fails; what has failed already may still be reported."""
+        fs = self.fs
+        self.disk_factor = 1
+        fs.stop_at = None
+        fs.fail_at = {number: error for number, error in fs.fail_at.items() if number <= fs.operations}
 
     def has_disk_error(self) -> bool:
         """Whether an operation of the disk was made to fail since the process began."""
@@ -260,7 +275,7 @@ class Incarnation:
         """As `zkpy.server.Server.start`."""
         try:
             self._start()
-        except (OSError, StorageDamageError, LogFailedError) as error:
+        except (OSError, DataDirError, LogFailedError) as error:
             self._failed(error)
 
     def _start(self) -> None:
@@ -415,8 +430,20 @@ class Incarnation:
     def purged(self, count: int) -> None:
         self.world.note(self.server.name, "purged", {"files": count})
 
+    def snapshot_failed(self, error: OSError) -> None:
+        """Writing or purging snapshots has failed; only a disk error may be the reason."""
+        if not self.server.has_disk_error():
+            self._failed(error)
+        self.world.note(self.server.name, "snapshot failed", error)
+
     def reported(self, event: str, values: dict[str, Any]) -> None:
         self.world.note(self.server.name, event, values)
+        occurred = self.world.occurred
+        if event == "config.activated":
+            occurred["reconfiguration"] += 1
+        elif event == "learner.sync" and self.dialler is not None:
+            kind = "observer master" if self.dialler.is_for_observers else "leader"
+            occurred[f"{values['mode']} of {kind}"] += 1
         self.cluster.reported(self.server, event)
 
     def _snapshot_due(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,10 @@ class World:
         rng: all chance there is.
         trace: what happened, for people and for comparing two runs.
         echo: gets each line of the trace as it comes, and everything too small to be kept.
+        occurred: how often each kind of fault did something.
     """
 
-    __slots__ = ("_count", "_queue", "echo", "now_us", "rng", "seed", "steps", "trace")
+    __slots__ = ("_count", "_queue", "echo", "now_us", "occurred", "rng", "seed", "steps", "trace")
 
     def __init__(self, seed: int, echo: Callable[[str], None] | None = None) -> None:
         self.seed = seed
@@ -42,6 +44,7 @@ class World:
         self.steps = 0
         self.trace: list[Fact] = []
         self.echo = echo
+        self.occurred: Counter[str] = Counter()
         self._count = 0
         self._queue: list[tuple[int, int, Callable[..., object], tuple[object, ...]]] = []
 
