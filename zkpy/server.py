@@ -37,6 +37,7 @@ from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
 from zkpy.ops.report import ServerView, StorageStats
 from zkpy.runtime import clock
 from zkpy.runtime.driver import Driver
+from zkpy.runtime.log_thread import LogThread
 from zkpy.runtime.quorum_driver import QuorumDriver
 from zkpy.runtime.snapshots import SnapshotWriter
 from zkpy.storage.data_dir import DataDir
@@ -300,7 +301,8 @@ class Server:
             self._begin_snapshot(service.database)
         self._driver = Driver(
             service,
-            self._open_log(),
+            LogThread(self._open_log()),
+            clock,
             loop,
             wiring.log_options(self._config),
             random.Random(),  # noqa: S311  spreads snapshots over servers, protects nothing
@@ -344,7 +346,8 @@ class Server:
         disk = Disk(self._fs, self._data_dir, txn_log, epochs, wiring.disk_options(config, owners))
         self._driver = QuorumDriver(
             peer.service,
-            txn_log,
+            LogThread(txn_log),
+            clock,
             loop,
             wiring.log_options(config),
             chance,

@@ -33,6 +33,7 @@ from zkpy.core.zab.database import CommittedLog, Database
 from zkpy.core.zab.peer_state import PeerOptions, PeerState
 from zkpy.core.zab.quorum_link import QuorumLink, SnapshotBody
 from zkpy.runtime.driver import LogOptions
+from zkpy.runtime.log_thread import LogThread
 from zkpy.runtime.quorum_driver import QuorumDriver
 from zkpy.storage.data_dir import DataDir
 from zkpy.storage.disk import Disk, DiskOptions
@@ -86,18 +87,17 @@ class TimedLoop:
         return self.timers
 
 
-class ClockedDriver(QuorumDriver):
-    """A driver that takes the time from its member."""
+class MemberClock:
+    """The clocks of a member, which a test sets."""
 
-    __slots__ = ("member",)
-
-    member: DrivenMember
+    def __init__(self, member: DrivenMember) -> None:
+        self._member = member
 
     def wall_ms(self) -> int:
-        return WALL_MS - MONO_MS + self.member.mono_ms
+        return WALL_MS - MONO_MS + self._member.mono_ms
 
     def mono_ms(self) -> int:
-        return self.member.mono_ms
+        return self._member.mono_ms
 
 
 class WatchedDisk(Disk):
@@ -220,9 +220,10 @@ class DrivenMember:
         capture = structlog.testing.LogCapture()
         self.records: list[Any] = capture.entries
         self.loop = TimedLoop()
-        self.driver = ClockedDriver(
+        self.driver = QuorumDriver(
             self.peer.service,
-            self.log,
+            LogThread(self.log),
+            MemberClock(self),
             self.loop,  # type: ignore[arg-type]
             LogOptions(**log_settings),
             random.Random(7),
@@ -231,7 +232,6 @@ class DrivenMember:
             on_snapshot_due=self._snapshot_due,
             on_fatal=self.failed.append,
         )
-        self.driver.member = self
         self.driver.attach(self.peer, self.disk, self)
 
     def _snapshot_due(self) -> None:

@@ -22,6 +22,7 @@ from zkpy.core.owners import OwnerRules
 from zkpy.core.service import ServiceOptions
 from zkpy.runtime import clock
 from zkpy.runtime.driver import Driver, LogOptions
+from zkpy.runtime.log_thread import LogThread
 from zkpy.storage.log_reader import LogReader
 from zkpy.storage.names import numbered
 from zkpy.storage.txn_log import TxnLog
@@ -134,9 +135,11 @@ class DrivenServer:
         capture = structlog.testing.LogCapture()
         self.records = capture.entries  # type: ignore[assignment]
         self.log = TxnLog(self.fs, LOG_DIR, prealloc_bytes=1 << 14)
+        self.worker = LogThread(self.log)
         self.driver = Driver(
             self.service,
-            self.log,
+            self.worker,
+            clock,
             loop,
             LogOptions(**log_settings),
             random.Random(7),

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from zkpy.core.zab.effects import InstallSnapshot, TruncateLog
-from zkpy.runtime.log_thread import Batch, LogThread
+from zkpy.runtime.log_thread import Batch, DiskPace, write_batch
 from zkpy.storage.disk import Disk
 from zkpy.storage.purge import purge
 from zkpy.storage.snapshot import write_snapshot
@@ -27,25 +27,31 @@ if TYPE_CHECKING:
 _RETAINED = 3
 
 
-class SimLogThread(LogThread):
+class SimLogThread:
     """The log thread without a thread: one piece of work after the other, each after a while."""
 
-    __slots__ = ("_incarnation", "_is_working", "_queue")
+    __slots__ = ("_done", "_incarnation", "_is_working", "_pace", "_queue", "log")
 
-    def __init__(self, incarnation: Incarnation, log: TxnLog, done: Callable[[Outcome], None]) -> None:
-        super().__init__(log, done)
+    def __init__(self, incarnation: Incarnation, log: TxnLog) -> None:
+        self.log = log
+        self._done: Callable[[Outcome], None]
+        self._pace = DiskPace()
         self._incarnation = incarnation
         self._queue: deque[Batch | Callable[[], None]] = deque()
         self._is_working = False
 
-    def start(self) -> None:
-        pass
+    @property
+    def writes_at_once(self) -> bool:
+        return self._incarnation.may_sync_at_once() and not (self._is_working or self._queue)
+
+    def start(self, done: Callable[[Outcome], None]) -> None:
+        self._done = done
 
     def stop(self) -> None:
         pass
 
     def submit(self, batch: Batch) -> Outcome | None:
-        if self._incarnation.syncs_at_once() and not (self._is_working or self._queue):
+        if self.writes_at_once and self._incarnation.syncs_at_once():
             return self._log_batch(batch)
         self._put(batch)
         return None
@@ -80,7 +86,7 @@ class SimLogThread(LogThread):
 
     def _log_batch(self, batch: Batch) -> Outcome:
         self._incarnation.about_to_log(batch)
-        outcome = self._write(batch)
+        outcome = write_batch(self.log, batch, self._pace)
         if outcome.error is None:
             self._incarnation.logged()
         return outcome

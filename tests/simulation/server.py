@@ -236,22 +236,6 @@ class SimLoop:
         self._process.after(self._process.disk_delay_us(), action, *args)
 
 
-class SimDriver(QuorumDriver):
-    """The production driver with another clock and another log thread."""
-
-    __slots__ = ("_server",)
-
-    def use(self, server: SimServer, thread: SimLogThread) -> None:
-        self._server = server
-        self._log_thread = thread
-
-    def wall_ms(self) -> int:
-        return self._server.wall_ms()
-
-    def mono_ms(self) -> int:
-        return self._server.mono_ms()
-
-
 class Incarnation:
     """One process. It is also the `Shells` of its driver."""
 
@@ -261,7 +245,7 @@ class Incarnation:
         self.world = server.world
         self.server_id = server.server_id
         self.soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self.driver: SimDriver
+        self.driver: QuorumDriver
         self.peer: Peer
         self.data_dir = DataDir("/data", "/data")
         self.learners: Group | None = None
@@ -317,9 +301,10 @@ class Incarnation:
         )
         loop: Any = SimLoop(self)
         logger: Any = _Logger(self)
-        driver = self.driver = SimDriver(
+        driver = self.driver = QuorumDriver(
             self.peer.service,
-            log,
+            SimLogThread(self, log),
+            server,
             loop,
             options,
             self.world.rng,
@@ -328,7 +313,6 @@ class Incarnation:
             on_snapshot_due=self._snapshot_due,
             on_fatal=self._failed,
         )
-        driver.use(server, SimLogThread(self, log, driver._logged))
         driver.attach(self.peer, disk, self)
         self.snapshots = SimSnapshots(self, fs, data_dir.snap_dir)
         server.is_first_start = False
@@ -404,10 +388,13 @@ class Incarnation:
         delay = self.world.between(scenario.disk_delay_us, scenario.disk_delay_us + scenario.disk_jitter_us)
         return delay * self.server.disk_factor
 
+    def may_sync_at_once(self) -> bool:
+        """Whether the disk is sometimes so fast that the driver waits for it."""
+        return self.cluster.scenario.fast_syncs > 0
+
     def syncs_at_once(self) -> bool:
-        """Whether the disk is so fast this time that the driver waits for it."""
-        chance = self.cluster.scenario.fast_syncs
-        return chance > 0 and self.draws(chance)
+        """Whether it is this time."""
+        return self.draws(self.cluster.scenario.fast_syncs)
 
     def draws(self, probability: float) -> bool:
         return self.world.rng.random() < probability

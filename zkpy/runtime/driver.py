@@ -7,12 +7,11 @@ has produced is sent before the loop sleeps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from zkpy.core.leading import LeadingService
 from zkpy.core.stats import Percentiles, Summary
-from zkpy.runtime import clock
-from zkpy.runtime.log_thread import Batch, LogThread, Outcome
+from zkpy.runtime.log_thread import Batch, Outcome
 from zkpy.storage.errors import DiskFullError, LogFailedError
 from zkpy.storage.txn_log import encode_entry
 
@@ -27,6 +26,40 @@ if TYPE_CHECKING:
     from zkpy.core.txn import Txn
     from zkpy.net.client_server import ClientConnection
     from zkpy.storage.txn_log import TxnLog
+
+
+class Clock(Protocol):
+    """`zkpy.runtime.clock`, or a model of it."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970; may jump."""
+
+    def mono_ms(self) -> int:
+        """Milliseconds of a clock that never goes back."""
+
+
+class LogWorker(Protocol):
+    """`zkpy.runtime.log_thread.LogThread`, or a model of it."""
+
+    @property
+    def log(self) -> TxnLog:
+        """What it writes; nobody else does."""
+
+    @property
+    def writes_at_once(self) -> bool:
+        """Whether the next `submit` returns an outcome."""
+
+    def start(self, done: Callable[[Outcome], None]) -> None:
+        """Begin; `done` is told what became of batches, in any thread."""
+
+    def submit(self, batch: Batch) -> Outcome | None:
+        """Hand over a batch; the one before must be done. What became of it, if it was written at once."""
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Do something else between two batches; it must not raise."""
+
+    def stop(self) -> None:
+        """Finish the batch under way, close the log."""
 
 
 _TURNS_MAX = 16
@@ -94,7 +127,6 @@ class Driver:
         "_gathered",
         "_in_flight",
         "_log",
-        "_log_thread",
         "_logger",
         "_loop",
         "_on_fatal",
@@ -106,6 +138,7 @@ class Driver:
         "_turns_gathered",
         "_txns_since_roll",
         "_word",
+        "_worker",
         "bytes_received",
         "log_stats",
         "service",
@@ -114,7 +147,8 @@ class Driver:
     def __init__(
         self,
         service: Service,
-        log: TxnLog,
+        worker: LogWorker,
+        clock: Clock,
         loop: asyncio.AbstractEventLoop,
         options: LogOptions,
         random: random.Random,
@@ -127,7 +161,9 @@ class Driver:
         self.service = service
         self.log_stats = LogStats()
         self.bytes_received = 0
-        self._log = log
+        self._worker = worker
+        self._log = worker.log
+        self._clock = clock
         self._loop = loop
         self._options = options
         self._random = random
@@ -138,26 +174,25 @@ class Driver:
         self._in_flight = False
         self._flush_scheduled = False
         self._turns_gathered = self._gathered = 0
-        self._log_thread = LogThread(log, self._logged)
         self._start_count()
 
     def start(self) -> None:
         """Begin to log."""
-        self._log_thread.start()
+        self._worker.start(self._logged)
 
     def stop(self) -> None:
         """Close the log; a batch under way is finished."""
-        self._log_thread.stop()
+        self._worker.stop()
 
     # -- what the shells ask
 
     def wall_ms(self) -> int:
         """Wall clock."""
-        return clock.wall_ms()
+        return self._clock.wall_ms()
 
     def mono_ms(self) -> int:
         """Monotonic clock."""
-        return clock.mono_ms()
+        return self._clock.mono_ms()
 
     def four_letter_word(self, word: bytes, argument: bytes) -> bytes | None:
         """The answer to an operator's command."""
@@ -255,7 +290,7 @@ class Driver:
         if (
             self._gathered < count < self._options.max_batch_size
             and self._turns_gathered < _TURNS_MAX
-            and self._log_thread.writes_at_once
+            and self._worker.writes_at_once
         ):
             self._turns_gathered += 1
             self._gathered = count
@@ -274,7 +309,7 @@ class Driver:
             self._txns_since_roll > self._roll_after_txns or self._bytes_since_roll > self._roll_after_bytes
         )
         self.log_stats.batch_size.add(len(entries))
-        outcome = self._log_thread.submit(Batch(txns[0].zxid, txns[-1].zxid, entries, roll))
+        outcome = self._worker.submit(Batch(txns[0].zxid, txns[-1].zxid, entries, roll))
         self._in_flight = outcome is None
         return outcome
 

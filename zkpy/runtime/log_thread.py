@@ -89,23 +89,43 @@ class DiskPace:
             self._start_over()
 
 
+def write_batch(log: TxnLog, batch: Batch, pace: DiskPace) -> Outcome:
+    """Append, sync and perhaps roll; never raises."""
+    try:
+        try:
+            log.append(batch.first_zxid, batch.entries)
+        except DiskFullError as error:
+            log.rollback()
+            return Outcome(batch, error, 0)
+        start = perf_counter_ns()
+        log.sync()
+        end = perf_counter_ns()
+        sync_us = (end - start) // 1000
+        pace.note(sync_us, end // 1000)
+        if batch.roll:
+            log.roll()
+    except Exception as error:  # noqa: BLE001  whatever it is, the log cannot be trusted any more
+        return Outcome(batch, error, 0)
+    return Outcome(batch, None, sync_us // 1000)
+
+
 class LogThread:
     """Owns the log while it runs."""
 
-    __slots__ = ("_done", "_inbox", "_jobs_done", "_jobs_given", "_log", "_pace", "_worker")
+    __slots__ = ("_done", "_inbox", "_jobs_done", "_jobs_given", "_pace", "_worker", "log")
 
-    def __init__(self, log: TxnLog, done: Callable[[Outcome], None]) -> None:
-        """`done` is called in the log thread, once per batch that is written there."""
-        self._log = log
-        self._done = done
+    def __init__(self, log: TxnLog) -> None:
+        self.log = log
+        self._done: Callable[[Outcome], None]
         self._pace = DiskPace()
         # The first is counted by the thread alone, the second by its owner alone.
         self._jobs_done = self._jobs_given = 0
         self._inbox: SimpleQueue[Batch | Callable[[], None] | None] = SimpleQueue()
         self._worker = threading.Thread(target=self._run, name="log", daemon=True)
 
-    def start(self) -> None:
-        """Begin to wait for batches."""
+    def start(self, done: Callable[[Outcome], None]) -> None:
+        """Begin to wait for batches. `done` is called in the log thread, once per batch that is written there."""
+        self._done = done
         self._worker.start()
 
     @property
@@ -120,7 +140,7 @@ class LogThread:
             what became of it, when it was written at once.
         """
         if self.writes_at_once:
-            return self._write(batch)
+            return write_batch(self.log, batch, self._pace)
         self._inbox.put(batch)
         return None
 
@@ -138,27 +158,8 @@ class LogThread:
     def _run(self) -> None:
         while (work := self._inbox.get()) is not None:
             if isinstance(work, Batch):
-                self._done(self._write(work))
+                self._done(write_batch(self.log, work, self._pace))
             else:
                 work()
                 self._jobs_done += 1
-        self._log.close()
-
-    def _write(self, batch: Batch) -> Outcome:
-        log = self._log
-        try:
-            try:
-                log.append(batch.first_zxid, batch.entries)
-            except DiskFullError as error:
-                log.rollback()
-                return Outcome(batch, error, 0)
-            start = perf_counter_ns()
-            log.sync()
-            end = perf_counter_ns()
-            sync_us = (end - start) // 1000
-            self._pace.note(sync_us, end // 1000)
-            if batch.roll:
-                log.roll()
-        except Exception as error:  # noqa: BLE001  whatever it is, the log cannot be trusted any more
-            return Outcome(batch, error, 0)
-        return Outcome(batch, None, sync_us // 1000)
+        self.log.close()

@@ -305,7 +305,7 @@ class QuorumDriver(Driver):
             # Reads only, and may take long: the log goes on meanwhile.
             self._loop.run_in_executor(None, self._carry_out, effect)
         else:
-            self._log_thread.run(lambda: self._carry_out(effect))
+            self._worker.run(lambda: self._carry_out(effect))
 
     def _carry_out(self, effect: Effect) -> None:
         """In the log thread, or another one for what only reads."""

@@ -106,7 +106,7 @@ async def test_what_is_written_at_once_is_told_behind_what_the_thread_had_before
     client.send(OpCode.CREATE, create("/0"))
     assert await in_thread(fs.syncing.wait)
     client.send(OpCode.CREATE, create("/1"))
-    server.driver._log_thread._pace.is_fast = True
+    server.worker._pace.is_fast = True
     fs.gate.set()
     assert [reply.path for reply in await replies(client, 2)] == ["/0", "/1"]
     assert told == [1, 2, 3]
@@ -136,7 +136,7 @@ async def test_everything_of_one_turn_of_the_loop_is_one_batch(start: Start) -> 
 async def test_before_the_loop_waits_for_the_disk_it_takes_what_keeps_coming(start: Start) -> None:
     server = start()
     client = await server.client()
-    server.driver._log_thread._pace.is_fast = True
+    server.worker._pace.is_fast = True
     sizes = server.driver.log_stats.batch_size
     before = sizes.count
     for number in range(5):
@@ -149,7 +149,7 @@ async def test_before_the_loop_waits_for_the_disk_it_takes_what_keeps_coming(sta
 async def test_but_not_for_ever(start: Start) -> None:
     server = start()
     client = await server.client()
-    server.driver._log_thread._pace.is_fast = True
+    server.worker._pace.is_fast = True
     for number in range(40):
         client.send(OpCode.CREATE, create(f"/{number}"))
         await asyncio.sleep(0)

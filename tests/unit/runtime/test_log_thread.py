@@ -24,8 +24,8 @@ def started(fs: MemoryFs) -> tuple[LogThread, Outcomes]:
     fs.mkdir(LOG_DIR)
     fs.sync_dir("/")
     outcomes: Outcomes = SimpleQueue()
-    thread = LogThread(TxnLog(fs, LOG_DIR, prealloc_bytes=1 << 12), outcomes.put)
-    thread.start()
+    thread = LogThread(TxnLog(fs, LOG_DIR, prealloc_bytes=1 << 12))
+    thread.start(outcomes.put)
     return thread, outcomes
 
 
@@ -106,7 +106,7 @@ def test_stop_finishes_what_was_handed_over_and_may_be_repeated() -> None:
 def test_a_thread_that_never_ran_can_be_stopped() -> None:
     fs = MemoryFs()
     fs.mkdir(LOG_DIR)
-    LogThread(TxnLog(fs, LOG_DIR), lambda _: None).stop()
+    LogThread(TxnLog(fs, LOG_DIR)).stop()
 
 
 # --- where the wait is spent ------------------------------------------------------------------------------
