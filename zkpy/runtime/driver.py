@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from zkpy.core.service import Service
     from zkpy.core.txn import Txn
-    from zkpy.net.client_server import ClientConnection
     from zkpy.storage.txn_log import TxnLog
 
 
@@ -36,6 +35,13 @@ class Clock(Protocol):
 
     def mono_ms(self) -> int:
         """Milliseconds of a clock that never goes back."""
+
+
+class ClientShell(Protocol):
+    """The shell of a link, `zkpy.net.client_server.ClientConnection`, or a model of it."""
+
+    def flush(self) -> None:
+        """Send what the link has queued, and close it if it is to be closed."""
 
 
 class LogWorker(Protocol):
@@ -222,7 +228,7 @@ class Driver:
             links = dirty.copy()
             dirty.clear()
             for link in links:
-                cast("ClientConnection", link.shell).flush()
+                cast("ClientShell", link.shell).flush()
 
     def tick(self) -> None:
         """Time passes: sessions expire, containers are swept, a full disk may have room again."""
