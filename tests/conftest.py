@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     import pytest
 
-_ON_BOTH_LOOPS = ("tests/unit/net/", "tests/unit/runtime/", "tests/integration/test_server.py")
+_ON_BOTH_LOOPS = (
+    "tests/unit/net/",
+    "tests/unit/runtime/",
+    *(f"tests/integration/test_{name}.py" for name in ("server", "start", "members")),
+)
 
 
 def pytest_asyncio_loop_factories(

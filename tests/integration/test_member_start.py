@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fakes.replies import create
-from tests.fakes.wire_client import WireClient, connect_frame
-from tests.unit.net.test_election_mesh import free_port
+from tests.fakes.replies import create, encode
+from tests.fakes.wire_client import WireClient, connect_frame, framed
+from tests.unit.net.test_election_mesh import free_port, until
+from zkpy.ensemble import EXIT_ELECTION_PORT
 from zkpy.ops.config import ServerConfig, load_config
 from zkpy.server import EXIT_UNEXPECTED, Server, StartError
 from zkpy.storage.errors import DiskFullError, LogFailedError
 from zkpy.storage.txn_log import TxnLog
-from zkpy_protocol.opcodes import OpCode
-from zkpy_protocol.records import GetDataRequest
+from zkpy_protocol.opcodes import ErrorCode, OpCode
+from zkpy_protocol.records import ConnectRequest, ExistsRequest, GetDataRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -181,6 +183,116 @@ async def test_epochs_that_are_older_than_the_data_stop_the_start(
     with pytest.raises(StartError, match=r"acceptedEpoch.*accepted epoch 0 is less") as error:
         await member_of().start()
     assert error.value.exit_code == EXIT_UNEXPECTED
+
+
+async def test_a_current_epoch_that_a_crash_left_behind_the_data_is_mended_and_told_of(
+    member_of: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sync with the leader of epoch 2 was cut short between its txns and currentEpoch."""
+    for _ in range(2):
+        server = member_of()
+        await server.start()
+        client = await served(server)
+        await client.call(OpCode.CREATE, create("/a"))
+        await client.close()
+        await server.close()
+    current = tmp_path / "data" / "version-2" / "currentEpoch"
+    current.write_text("1")
+    capsys.readouterr()
+    server = member_of(size=3)
+    await server.start()
+    assert (peer_of(server).state.current_epoch, current.read_text()) == (2, "2")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "storage.recovered" in line]
+    assert "1 became 2, the epoch of the last txn" in line
+
+
+# -- ports
+
+
+async def test_an_election_port_that_is_taken_stops_the_start(member_of: Callable[..., Server]) -> None:
+    server = member_of("electionPortBindRetry=1")
+    port = server._config.ensemble.membership.servers[1].addresses[0].election_port
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(StartError, match=f":{port}") as error:
+        await server.start()
+    assert error.value.exit_code == EXIT_ELECTION_PORT
+
+
+async def test_a_leader_whose_quorum_port_is_taken_says_so_and_leads_who_does_not_need_it(
+    member_of: Callable[..., Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = member_of()
+    port = server._config.ensemble.membership.servers[1].addresses[0].quorum_port
+    with socket.create_server(("127.0.0.1", port)):
+        await server.start()
+        client = await served(server)
+        assert (await client.call(OpCode.CREATE, create("/a"))).err == 0
+        await client.close()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "quorum.no_learner_port" in line]
+    assert f"127.0.0.1:{port}: Address already in use" in line
+
+
+async def test_of_several_quorum_addresses_those_are_used_that_can_be_had(
+    member_of: Callable[..., Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quorum, election = free_port(), free_port()
+    addresses = "|".join(f"{host}:{quorum}:{election}" for host in ("127.0.0.1", "203.0.113.7"))
+    server = member_of("multiAddress.enabled=true", f"server.1={addresses}")
+    await server.start()
+    await (await served(server)).close()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "quorum.address_unusable" in line]
+    assert f"203.0.113.7:{quorum}: Cannot assign requested address" in line
+    socket.create_connection(("127.0.0.1", quorum)).close()
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+async def test_a_quorum_port_is_open_on_every_interface_if_that_is_wanted(
+    member_of: Callable[..., Server], everywhere: bool
+) -> None:
+    server = member_of(f"quorumListenOnAllIPs={str(everywhere).lower()}")
+    address = server._config.ensemble.membership.servers[1].addresses[0]
+    await server.start()
+    await (await served(server)).close()
+    for port in (address.quorum_port, address.election_port):
+        with socket.socket() as probe:
+            assert (probe.connect_ex(("127.0.0.2", port)) == 0) is everywhere
+
+
+# -- without a leader
+
+
+async def test_a_server_without_a_role_writes_no_snapshots(member_of: Callable[..., Server]) -> None:
+    """In the middle of a sync its tree is ahead of what the log can prove (quorum protocol §8.8)."""
+    server = member_of(size=3)
+    await server.start()
+    server._start_snapshot()
+    assert not server._snapshots.running
+
+
+@pytest.mark.slow
+async def test_a_server_without_a_leader_says_so_and_serves_those_who_are_content_with_reads(
+    member_of: Callable[..., Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = member_of("readonlymode.enabled=true", "localSessionsEnabled=true", size=3)
+    await server.start()
+    await until(lambda: server._driver.service.is_read_only)
+    assert server.port is not None
+    answers: list[object] = []
+    for read_only in (True, False):
+        client = await WireClient.open(server.port)
+        client.writer.write(framed(encode(ConnectRequest(0, 0, 10_000, 0, bytes(16), read_only))))
+        if read_only:
+            answers.append((await client.connect_response()).read_only)
+            for op, record in ((OpCode.EXISTS, ExistsRequest("/", False)), (OpCode.CREATE, create("/a"))):
+                answers.append((await client.call(op, record)).err)
+        else:
+            answers.append(await client.rest())
+        await client.close()
+    assert answers == [True, 0, ErrorCode.NOTREADONLY, b""]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "server.only_reads" in line]
+    assert "there is no quorum" in line
+
+
+# -- the end
 
 
 @pytest.mark.parametrize(

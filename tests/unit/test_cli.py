@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from zkpy import __version__, cli
+from zkpy import __version__, cli, ensemble, server
 from zkpy.ops.config import ServerConfig, config_from_text
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def restored_logging() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     structlog.reset_defaults()
+    for module in (ensemble, server):
+        vars(module.log).pop("bind", None)  # a logger remembers the configuration of its first use
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -112,12 +115,15 @@ def test_the_exit_code_is_the_servers(
     assert events == ["server.starting", "server.cannot_start"]
 
 
-def test_the_package_runs_as_a_module() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "zkpy", "--version"], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert __version__ in done.stdout
+def test_the_package_runs_as_a_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, code in ((["--version"], 0), (["serve"], 2)):
+        monkeypatch.setattr(sys, "argv", ["zkpy", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("zkpy", run_name="__main__")
+        assert ended.value.code == code
+    assert __version__ in capsys.readouterr().out
 
 
 def test_nothing_heavy_is_imported_before_the_configuration_is_known() -> None:

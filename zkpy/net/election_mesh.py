@@ -235,12 +235,6 @@ class ElectionMesh:
         else:
             self._dial(peer, peer.addresses)
 
-    def retry_dialling(self) -> None:
-        """Dial every server that a message waits for and that has no connection."""
-        for peer in list(self._members.values()):
-            if peer.waiting is not None and peer.connection is None:
-                self._dial(peer, peer.addresses)
-
     async def close(self) -> None:
         """Let go of all sockets; nothing is sent or handed over from now on. May be called again."""
         self._closed = True

@@ -14,6 +14,8 @@ import asyncio
 import ssl
 from typing import TYPE_CHECKING
 
+from zkpy.auth.java_rules import host_address
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
@@ -106,7 +108,7 @@ class TlsListener:
                 self._on_failure("?", f"no connection can be accepted: {error.strerror or error}")
                 await asyncio.sleep(_ACCEPT_RETRY_S)
                 continue
-            handshake = loop.create_task(self._shake_hands(connection, address[0]))
+            handshake = loop.create_task(self._shake_hands(connection, host_address(address[0])))
             self._handshakes.add(handshake)
             handshake.add_done_callback(self._handshakes.discard)
 

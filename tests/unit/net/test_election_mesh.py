@@ -392,8 +392,6 @@ async def test_a_knock_that_is_not_answered_can_be_repeated(
         member.mesh.send(3, vote(2))
         assert await (await world.wire_from(acceptor)).rest()
         await until(lambda: member.mesh._members[3].dial is None)
-    member.mesh.retry_dialling()
-    assert await (await world.wire_from(acceptor)).rest()
 
 
 async def test_a_server_that_comes_later_is_dialled_again_on_demand(world: World) -> None:
@@ -405,14 +403,13 @@ async def test_a_server_that_comes_later_is_dialled_again_on_demand(world: World
     assert member.events() == [("election.unreachable", 1)]
     acceptor = await world.acceptor()
     member.mesh.set_members({1: [acceptor.address]})
-    member.mesh.retry_dialling()
+    member.mesh.send(1, vote(2, 5))
     wire = await world.wire_from(acceptor)
     await wire.initial()
-    assert (await wire.notification()).zxid == 4
+    assert (await wire.notification()).zxid == 5
     await wire.close()
     await until(lambda: member.connection(1) is None)
-    member.mesh.retry_dialling()
-    assert member.mesh._members[1].dial is None
+    assert member.mesh._members[1].dial is None, "nothing waits for it"
 
 
 async def test_every_address_is_tried_in_order(world: World) -> None:
@@ -491,16 +488,17 @@ async def test_a_connection_that_does_not_get_through_ends_in_time_if_there_is_a
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == expected
 
 
-async def test_zookeeper_2164_a_dial_has_a_deadline(world: World) -> None:
-    """Then the next address is tried."""
+async def test_zookeeper_2164_a_dial_has_a_deadline(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next address is tried long before."""
+    monkeypatch.setattr(election_mesh, "HEAD_START_S", 0.001)
     acceptor = await world.acceptor()
     with address_that_does_not_answer() as address:
-        member = await world.lone(3, {1: [address], 2: [address, acceptor.address]}, cnx_timeout_ms=40)
+        member = await world.lone(3, {1: [address], 2: [address, acceptor.address]}, cnx_timeout_ms=200)
         member.mesh.send(1, vote(3))
         member.mesh.send(2, vote(3))
         await until(lambda: member.mesh._members[1].dial is None)
         assert (await (await world.wire_from(acceptor)).initial()).server_id == 3
-        assert member.reasons() == [f"{HOST}:{address[1]}: no answer within 40 ms"]
+        assert member.reasons() == [f"{HOST}:{address[1]}: no answer within 200 ms"]
 
 
 async def test_several_addresses_are_named_only_when_that_is_on(world: World) -> None:
@@ -745,6 +743,18 @@ async def test_a_stranger_with_a_larger_id_is_heard_and_answered_and_then_forgot
     await until(lambda: not member.mesh._strangers)
 
 
+async def test_a_stranger_that_connects_again_is_the_same_one(world: World) -> None:
+    member = await world.lone(2)
+    first, second = await world.wire_to(member), await world.wire_to(member)
+    first.introduce(77)
+    await until(lambda: member.connection(77))
+    second.introduce(77)
+    assert await first.rest() == b""
+    member.mesh.send(77, vote(2, zxid=2))
+    assert (await second.notification()).zxid == 2
+    assert set(member.mesh._strangers) == {77}
+
+
 async def test_a_stranger_that_becomes_a_member_keeps_its_connection(world: World) -> None:
     """And the other way round."""
     member = await world.lone(2)
@@ -772,7 +782,6 @@ async def test_a_server_that_is_no_member_any_more_is_not_dialled(world: World) 
         await asyncio.wait([dial])
         assert dial.cancelled()
         member.mesh.send(1, vote(2))
-        member.mesh.retry_dialling()
         assert set(member.mesh._members) == {3}
         assert member.mesh._members[3].dial is None
 
@@ -818,6 +827,26 @@ async def test_only_so_many_strangers_are_talked_to(world: World, monkeypatch: p
     assert set(member.mesh._strangers) == {72, 73, 74}
     member.mesh.send(3, vote(2, zxid=1))
     assert (await first.notification()).zxid == 1
+
+
+async def test_a_stranger_that_is_being_dialled_makes_room_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(election_mesh, "STRANGERS_MAX", 1)
+    member = await world.lone(5)
+    with address_that_does_not_answer() as address:
+        knock = await world.wire_to(member)
+        knock.introduce(2, [address])
+        assert await knock.rest() == b""
+        await until(lambda: 2 in member.mesh._strangers)
+        dial = member.mesh._strangers[2].dial
+        assert dial is not None
+        wire = await world.wire_to(member)
+        wire.introduce(77)
+        await until(lambda: member.connection(77))
+        await asyncio.wait([dial], timeout=TIMEOUT_S)
+        assert dial.cancelled()
+    assert set(member.mesh._strangers) == {77}
 
 
 async def test_silent_connections_hold_nobody_up(world: World) -> None:
@@ -971,6 +1000,20 @@ async def test_keepalive_is_as_configured(world: World, keepalive: bool) -> None
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+async def test_a_connection_made_behind_the_end_is_turned_away(world: World) -> None:
+    """The loop may have accepted it before."""
+    member = await world.lone(2)
+    await member.mesh.close()
+    loop = asyncio.get_running_loop()
+    late = await loop.create_server(lambda: election_mesh._Connection(member.mesh), HOST, 0)
+    reader, writer = await asyncio.open_connection(*late.sockets[0].getsockname())
+    wire = Wire(reader, writer)
+    world.wires.append(wire)
+    assert await wire.rest() == b""
+    late.close()
+    assert (member.mesh._pending, member.events()) == ({}, [])
+
+
 async def test_closing_ends_everything_and_may_be_repeated(world: World) -> None:
     """Listeners, connections, dials; what is sent later goes nowhere."""
     acceptor = await world.acceptor()
@@ -985,7 +1028,6 @@ async def test_closing_ends_everything_and_may_be_repeated(world: World) -> None
     await established.rest()
     assert await silent.rest() == b""
     member.mesh.send(1, vote(2))
-    member.mesh.retry_dialling()
     assert member.mesh._members[1].dial is None
     with pytest.raises(OSError, match=r".*"):
         await asyncio.open_connection(*member.addresses[0])

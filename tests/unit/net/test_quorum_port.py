@@ -688,16 +688,24 @@ async def test_what_is_queued_is_sent_before_a_link_closes(ends: Ends) -> None:
     assert ends.leader.heard == ["connected", "enough"]
 
 
-async def test_a_large_snapshot_is_finished_before_a_link_closes(ends: Ends) -> None:
+async def test_a_large_snapshot_is_finished_before_a_link_closes(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If that is soon. What comes from the other side meanwhile is nothing to anybody."""
+    monkeypatch.setattr(quorum_port, "_LINGER_S", TIMEOUT_S)
     tree = large_tree()
-    reader, _ = await ends.raw_learner(await ends.port())
+    reader, writer = await ends.raw_learner(await ends.port())
     link = ends.leader.link
     for item in (SNAP, SnapshotBody(tree, {}), commit(8)):
         link.send(item)
     link.close("enough")
+    writer.write(commit(3))
+    await writer.drain()
     ends.leader.send()
     data = await asyncio.wait_for(reader.read(), TIMEOUT_S)
     assert data == SNAP + stream_of(tree) + commit(8)
+    await until(lambda: ends.leader.heard[1:])
+    assert ends.leader.heard == ["connected", "enough"]
 
 
 async def test_nothing_is_heard_of_a_link_that_was_closed(ends: Ends) -> None:

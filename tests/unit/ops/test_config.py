@@ -621,6 +621,13 @@ def test_several_addresses_of_a_server_must_be_enabled(tmp_path: Path) -> None:
         assert "config.unknown_keys" not in notices(config)
 
 
+def test_what_is_wrong_with_several_lines_is_told_of_the_file(tmp_path: Path) -> None:
+    """The line may spell its number in another way."""
+    lines = (*THREE_SERVERS, "group.01=1:2:3", "group.02=3")
+    words = DataDir(tmp_path, "1").refusal(*lines, "initLimit=5", "syncLimit=2")
+    assert words == "zoo.cfg: group.2: server 3 is already in group 1"
+
+
 def test_groups_make_the_ensemble_hierarchical(tmp_path: Path) -> None:
     config = DataDir(tmp_path, "1").member(*THREE_SERVERS, "group.1=1:2", "group.2=3", "weight.3=2")
     assert config.ensemble.membership.text().endswith(
@@ -678,6 +685,19 @@ def test_a_proposed_membership_that_cannot_be_read_is_a_warning(tmp_path: Path) 
     config = DataDir(tmp_path, "1").member(*lines)
     assert config.ensemble.proposed_membership is None
     assert notices(config)["config.proposed_membership_unreadable"] == {"reason": "Is a directory"}
+
+
+def test_without_a_file_there_is_no_proposed_membership_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "myid").write_text("1")
+    lines = (
+        f"dataDir={tmp_path}",
+        "clientPort=2181",
+        "initLimit=5",
+        "syncLimit=2",
+        *dynamic_files(tmp_path, NEXT),
+    )
+    ensemble = config_from_text("\n".join(lines)).ensemble
+    assert (ensemble.membership.version, ensemble.proposed_membership) == (0x100000000, None)
 
 
 def test_zookeeper_3829_without_reconfig_the_membership_is_what_the_files_say(tmp_path: Path) -> None:

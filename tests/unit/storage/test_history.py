@@ -14,7 +14,7 @@ from zkpy.storage.history import read_log_diff
 from zkpy.storage.purge import purge
 from zkpy.storage.recovery import recover
 from zkpy.storage.truncation import install_snapshot
-from zkpy.storage.txn_log import TxnLog, encode_entry
+from zkpy.storage.txn_log import HEADER, TxnLog, encode_entry
 
 if TYPE_CHECKING:
     from tests.fakes.memory_fs import MemoryFs
@@ -76,6 +76,12 @@ class TestRange:
         assert diff(disk(), 1, 2) is None
         misnamed = disk((11, 20)).put("log.5", b"ZKLG" + bytes(12))
         assert diff(misnamed, 7, 15) is None
+
+    def test_a_log_that_was_cut_empty_does_not_begin_where_its_name_says(self) -> None:
+        """A TRUNC leaves such a file; the learner's txn is not in it, nor in the next."""
+        made = disk((1, 20)).put("log.1", HEADER).log(11, 30)
+        assert diff(made, 5, 20) is None
+        assert diff(made, 11, 20) == list(range(11, 21))
 
     def test_logs_that_end_before_memory_begins_do_not_do(self) -> None:
         assert diff(disk((1, 20)), 5, 21) is None
