@@ -63,7 +63,6 @@ def of(said: Said, event: str) -> Said:
 
 async def happens(said: Said, event: str) -> MutableMapping[str, Any]:
     """The first record of an event, as soon as it is there."""
-
     await until(lambda: of(said, event))
     return of(said, event)[0]
 
