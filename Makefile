@@ -60,8 +60,8 @@ generate: setup  ## protocol/zkpy_protocol/records.py from the schema, docs/zab-
 	$(BIN)/python -m zkpy_protocol.codegen
 	$(BIN)/python -m tests.mutants.table
 
-sim: setup  ## whole ensembles in virtual time: SEED=… RUNS=… TRACE=1; goes on where the last time has ended
-	$(BIN)/python -m tests.simulation.runner $(if $(SEED),--seed $(SEED)) --runs $(or $(RUNS),1000) $(if $(TRACE),--trace)
+sim: setup  ## whole ensembles in virtual time: SEED=… RUNS=…; interrupted, it goes on; ALL=1 does not stop at a failure, TRACE=1 shows one
+	$(BIN)/python -m tests.simulation.runner $(if $(SEED),--seed $(SEED)) --runs $(or $(RUNS),1000) $(if $(TRACE),--trace) $(if $(ALL),--all)
 
 mutants: setup  ## known bugs put into the code, one at a time: their tests have to fail; ONLY="4925 3104" for some lessons
 	$(BIN)/python -m tests.mutants.run $(ONLY)
