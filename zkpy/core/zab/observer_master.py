@@ -5,7 +5,8 @@ passes on what they ask (quorum protocol §13).
 
 Nobody has to be waited for: the epoch is the follower's, and what it has applied is committed. An observer gets that, and is
 entered among those that get live packets, in one step, so that nothing can be missing between the two; Apache has to
-keep the last commits for that.
+keep the last commits for that. One that has more of this epoch has it from a faster follower: it is committed, so the
+observer is not told to cut it off, as Apache tells it, but to ask another one.
 
 `ObserverMasters` is the other side of it: whom an observer asks next.
 """
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from zkpy.core.zab.effects import ReadHistory
 from zkpy.core.zab.learner_handler import LearnerHandler, Stage, read_request, read_revalidate, read_touched
-from zkpy.core.zab.peer_state import counter_of, first_of
+from zkpy.core.zab.peer_state import counter_of, epoch_of, first_of
 from zkpy.core.zab.sync import HistoryNeeded, plan_sync
 from zkpy_protocol.errors import ProtocolError
 from zkpy_protocol.opcodes import OpCode
@@ -138,6 +139,8 @@ class ObserverMaster:
             self._introduced(handler)
         elif stage is Stage.OFFERED:
             handler.read_ack_epoch(packet)
+            if epoch_of(handler.peer_zxid) == self._epoch and handler.peer_zxid > self._last_zxid():
+                raise ProtocolError(f"its history up to 0x{handler.peer_zxid:x} is ahead of this server's")
             handler.enter(Stage.COMPARED, self._beat)
             self._synchronize(handler, None)
         elif (
@@ -164,7 +167,7 @@ class ObserverMaster:
         database = state.database
         plan = plan_sync(
             handler.peer_zxid,
-            database.tree.last_zxid,
+            self._last_zxid(),
             database.committed_log.txns(),
             history,
             may_read=history is None and state.options.snapshot_size_factor >= 0,
@@ -191,6 +194,9 @@ class ObserverMaster:
         handler = self._handlers.get(link)
         if handler is not None:
             self._synchronize(handler, txns or ())
+
+    def _last_zxid(self) -> int:
+        return self._state.database.tree.last_zxid
 
     def _is_busy_with(self, mode: PacketType) -> bool:
         options = self._state.options
@@ -259,7 +265,7 @@ class ObserverMaster:
         for handler in list(self._handlers.values()):
             if handler.is_silent(self._beat, self._init_beats, self._sync_beats):
                 self._drop(handler, f"no answer while {handler.stage.name}")
-        packet = encode_packet(PacketType.PING, self._state.database.tree.last_zxid)
+        packet = encode_packet(PacketType.PING, self._last_zxid())
         for handler in self._live:
             handler.link.send(packet)
 

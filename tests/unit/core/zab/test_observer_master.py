@@ -221,14 +221,34 @@ def test_what_is_only_proposed_is_nothing_to_observers() -> None:
     assert observer.received() == [("UP_TO_DATE", -1), ("INFORM", zxid(1, 1))]
 
 
-def test_an_observer_that_is_ahead_goes_back() -> None:
-    """It was at a server that had more."""
+def test_an_observer_that_is_ahead_asks_another_server() -> None:
+    """It was at a follower that had heard of more commits: nothing of that may be cut off. Later it may come again."""
     host = following()
     commit_txns(host, create(zxid(1, 1)))
     observer = Scripted(host)
     observer.introduce()
     observer.say(ack_epoch(zxid(1, 3), 1))
-    assert observer.received()[1] == ("TRUNC", zxid(1, 1))
+    assert observer.received() == [("LEADER_INFO", zxid(1, 0))]
+    assert observer.closed() == "its history up to 0x100000003 is ahead of this server's"
+    commit_txns(host, *txns(1, 2, 3))
+    again = Scripted(host)
+    again.introduce()
+    again.say(ack_epoch(zxid(1, 3), 1))
+    assert again.received()[1] == ("DIFF", zxid(1, 3))
+
+
+def test_what_an_observer_has_of_an_earlier_epoch_and_nobody_else_has_is_cut_off() -> None:
+    """It was a follower then; the leader of this epoch has begun without that."""
+    host = Host(history=txns(1, 1, 2), epoch=1, observer_master_port=PORT)
+    host.follow(2)
+    observer = Scripted(host)
+    observer.introduce()
+    observer.say(ack_epoch(zxid(1, 3), 1))
+    assert observer.received() == [
+        ("LEADER_INFO", zxid(2, 0)),
+        ("TRUNC", zxid(1, 2)),
+        ("NEW_LEADER", zxid(2, 0)),
+    ]
 
 
 def test_what_memory_does_not_hold_is_read_from_the_log() -> None:
