@@ -14,5 +14,5 @@
 
 What is real: peer, election, leader, learner, services, driver, disk, log, snapshots, epochs, recovery, the bytes between servers
 and from and to clients. What is simulated: the loop, the threads, sockets, the disk itself and the clocks. `regressions.txt` lists
-the seeds that have found something.
+the seeds that have found something; `test_checks` shows each check a history that it has to refuse.
 """
