@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FAST_US = 250  # about what handing over and back costs under load
 _STALL_US = 5000
+_CERTAIN_STALL_US = 20_000  # no thread waits that long for the interpreter
 _AVERAGE_SHIFT = 4  # over some sixteen syncs
 _SHOWN = 16
 _STALL_SHARE = 20
@@ -75,18 +76,24 @@ class DiskPace:
 
     def note(self, sync_us: int, now_us: int) -> None:
         """A sync took so long, and is over now; any clock that never goes back."""
-        if not self.is_fast:
-            self._seen += 1
-            self._shortest_us = min(self._shortest_us, sync_us)
-            if self._seen == _SHOWN:
-                self.is_fast = self._shortest_us <= _FAST_US and now_us >= self._thread_until_us
-                self._start_over()
+        if self.is_fast:
+            self._average_us += (sync_us - self._average_us) >> _AVERAGE_SHIFT
+            if sync_us > _STALL_US or self._average_us > 2 * _FAST_US:
+                self._leave_to_thread(sync_us, now_us)
             return
-        self._average_us += (sync_us - self._average_us) >> _AVERAGE_SHIFT
-        if sync_us > _STALL_US or self._average_us > 2 * _FAST_US:
-            self.is_fast = False
-            self._thread_until_us = now_us + _STALL_SHARE * sync_us
+        if sync_us > _CERTAIN_STALL_US:
+            self._leave_to_thread(sync_us, now_us)
+            return
+        self._seen += 1
+        self._shortest_us = min(self._shortest_us, sync_us)
+        if self._seen == _SHOWN:
+            self.is_fast = self._shortest_us <= _FAST_US and now_us >= self._thread_until_us
             self._start_over()
+
+    def _leave_to_thread(self, stall_us: int, now_us: int) -> None:
+        self.is_fast = False
+        self._thread_until_us = now_us + _STALL_SHARE * stall_us
+        self._start_over()
 
 
 def write_batch(log: TxnLog, batch: Batch, pace: DiskPace) -> Outcome:

@@ -149,6 +149,15 @@ def test_a_stall_sends_the_wait_to_the_thread_for_twenty_times_as_long() -> None
     assert resumed_us <= noted.now_us <= resumed_us + 16 * FAST_US
 
 
+def test_a_stall_in_the_thread_counts_as_well() -> None:
+    noted = Noted()
+    assert not noted(*[FAST_US] * 15, 300_000, FAST_US)
+    assert not noted(*[FAST_US] * 160)
+    assert noted(20 * 300_000, *[FAST_US] * 16) is False, "the clock alone does not make it fast"
+    noted.now_us += 20 * 20 * 300_000
+    assert noted(*[FAST_US] * 32)
+
+
 def test_a_hesitation_is_no_stall() -> None:
     noted = Noted()
     assert noted(*[FAST_US] * 116, STALL_US - 1000, *[FAST_US] * 16, STALL_US - 1000)
