@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.world import ViolationError
 from zkpy_protocol.election import FRAME_MAX, decode_notification, frame_notification
 from zkpy_protocol.framing import FrameReader
 
@@ -18,18 +19,22 @@ if TYPE_CHECKING:
     from zkpy_protocol.election import Notification
 
 _RETRY_US = 100_000
+_SECOND_US = 1_000_000
+_PER_SECOND_MAX = 300
 
 
 class _Slot:
     """What one server has for another one."""
 
-    __slots__ = ("end", "is_dialling", "last", "waiting")
+    __slots__ = ("end", "is_dialling", "last", "second", "sent", "waiting")
 
     def __init__(self) -> None:
         self.end: End | None = None
         self.is_dialling = False
         self.waiting: bytes | None = None
         self.last: bytes | None = None
+        # How many notifications this second.
+        self.second = self.sent = 0
 
 
 class Mesh:
@@ -47,6 +52,7 @@ class Mesh:
     def send(self, process: Incarnation, server_id: int, notification: Notification) -> None:
         """In place of what may still wait for that server; a connection is made if there is none."""
         slot = self._slot(process, server_id)
+        self._count(slot, process, server_id)
         slot.waiting = frame_notification(notification)
         if slot.end is not None:
             self._send_waiting(slot)
@@ -78,6 +84,16 @@ class Mesh:
         if slot is None:
             slot = self._slots[process, server_id] = _Slot()
         return slot
+
+    def _count(self, slot: _Slot, process: Incarnation, server_id: int) -> None:
+        second = self._cluster.world.now_us // _SECOND_US
+        if slot.second != second:
+            slot.second, slot.sent = second, 0
+        slot.sent += 1
+        if slot.sent > _PER_SECOND_MAX:
+            raise ViolationError(
+                f"{process.server.name} sends server.{server_id} more than {_PER_SECOND_MAX} votes a second"
+            )
 
     def _send_waiting(self, slot: _Slot) -> None:
         assert slot.end is not None

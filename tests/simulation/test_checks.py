@@ -21,6 +21,7 @@ from tests.simulation.server import membership_of
 from tests.simulation.world import ViolationError, World
 from zkpy.core.txn import Txn
 from zkpy.core.zab.leader import Leader
+from zkpy_protocol.election import Notification, ServerState
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import (
     CloseSessionTxn,
@@ -448,6 +449,17 @@ def test_answers_come_in_the_order_of_asking(running: Running) -> None:
     client.outstanding[0].xid += 1
     with pytest.raises(ViolationError, match=r"client\.1 waits for \d+ and gets \d+"):
         running.go_on()
+
+
+def test_elections_are_not_stormy(running: Running) -> None:
+    """Two servers that answer each other for ever."""
+    follower = running.process(running.follower_id)
+    question = Notification(ServerState.LOOKING, 1, 0, 1, 0)
+    for _ in range(100):
+        follower.notify(running.leader_id, question)
+    with pytest.raises(ViolationError, match="more than 300 votes a second"):
+        for _ in range(300):
+            follower.notify(running.leader_id, question)
 
 
 def test_progress_resumes(running: Running) -> None:

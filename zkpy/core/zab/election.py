@@ -19,8 +19,9 @@ Invariants:
       established ensemble, whose round counts.
     * only the committed configuration is ever sent: nobody hears of a version that was not established.
     * between a decision and the next `start` no notification changes `vote`.
-    * answers do not go on for ever between two servers of which one does not count the other: while LOOKING nobody is
-      answered twice within the shortest interval, and an observer that has a leader, whom nobody counts, does not answer.
+    * answers do not go on for ever between two servers of which one does not count the other, as Apache's may: a server is
+      answered twice within the shortest interval only if it is LOOKING and this one is not; and an observer that has a
+      leader, whom nobody counts, does not answer votes.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Election:
         self._received: dict[int, Vote] = {}
         self._out_of_election: dict[int, Vote] = {}
         self._electors: frozenset[int] = frozenset()
-        # When a server was answered last in this election.
+        # When a server was answered last, since this election began.
         self._answered_ms: dict[int, int] = {}
         # What still has to be looked at in this call: the notification received, and this server's own votes.
         self._inbox: deque[tuple[int, Notification]] = deque()
@@ -223,11 +224,12 @@ class Election:
         if self.state == _LOOKING and self._is_of_another_view(server_id, notification):
             return
         if server_id not in self._view.voters():
-            self._answer_stranger(server_id, mono_ms)
+            if self._has_news_for(notification) or self._may_answer(server_id, mono_ms):
+                self._answer_stranger(server_id)
         elif notification.state not in _KNOWN_STATES:
             pass
         elif self.state != _LOOKING:
-            if notification.state == _LOOKING and self.state != ServerState.OBSERVING:
+            if self._has_news_for(notification) and self.state != ServerState.OBSERVING:
                 self._answer_as_established(server_id)
         elif self._phase == _STOPPED:
             self._held[server_id] = notification
@@ -288,10 +290,13 @@ class Election:
 
     # -- answers
 
-    def _answer_stranger(self, server_id: int, mono_ms: int) -> None:
+    def _answer_stranger(self, server_id: int) -> None:
         """An observer, or a server of no configuration known here: it may not vote, but may learn who leads."""
-        if self.vote is not None and (self.state != _LOOKING or self._may_answer(server_id, mono_ms)):
+        if self.vote is not None:
             self._send(server_id, self.vote, self.state, self.election_epoch)
+
+    def _has_news_for(self, notification: Notification) -> bool:
+        return notification.state == _LOOKING and self.state != _LOOKING
 
     def _may_answer(self, server_id: int, mono_ms: int) -> bool:
         answered_ms = self._answered_ms.get(server_id)

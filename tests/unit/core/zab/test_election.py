@@ -647,9 +647,24 @@ def test_a_stranger_is_answered_whatever_it_says() -> None:
     """Rule 2: with the own round, in whatever state, and even if the stranger's state is unknown."""
     election = established(1)
     election.election_epoch = 5
-    for state in (LOOKING, FOLLOWING, OBSERVING, 7):
-        election.receive(77, Notification(state, 77, 0, 1, 0), 1000)
+    for number, state in enumerate((LOOKING, FOLLOWING, OBSERVING, 7)):
+        election.receive(77, Notification(state, 77, 0, 1, 0), 1000 + 200 * number)
         assert taken(election) == [(77, FOLLOWING, 3, 9, 5, 6)]
+
+
+def test_a_stranger_that_has_a_leader_is_answered_once_in_the_shortest_interval() -> None:
+    """One that looks for a leader every time."""
+    election = established(1)
+    for at_ms, state, answers in (
+        (1000, FOLLOWING, 1),
+        (1199, FOLLOWING, 0),
+        (1199, LOOKING, 1),
+        (1199, LOOKING, 1),
+        (1199, OBSERVING, 0),
+        (1200, LEADING, 1),
+    ):
+        election.receive(77, Notification(state, 77, 0, 1, 0), at_ms)
+        assert len(taken(election)) == answers
 
 
 def test_a_stranger_hears_the_last_vote_of_a_server_that_is_looking() -> None:
@@ -685,6 +700,18 @@ def test_a_server_that_looks_and_an_observer_that_has_a_leader_do_not_answer_eac
     observes.stand(OBSERVING, Vote(3, 9, 4, 6))
     looks.receive(4, looking(LEAST), 1000)
     assert pumped(looks, observes) == 1
+
+
+def test_two_servers_that_are_strangers_to_each_other_do_not_answer_each_other_for_ever() -> None:
+    """As two that were taken out of the ensemble, or are about to join it; one has just found its leader."""
+    own = [EnsembleView(membership((1, 2, 3))), EnsembleView(membership((1, 2, 4)))]
+    one, other = started(3, own[1]), started(4, own[0])
+    one.stand(FOLLOWING, Vote(1, 9, 4, 6))
+    other.receive(3, looking(3), 1000)
+    assert pumped(one, other) < 5
+    other.stand(FOLLOWING, Vote(1, 9, 4, 6))
+    other.receive(3, looking(3), 1000)
+    assert pumped(one, other) < 5
 
 
 @pytest.mark.parametrize("is_observer", [True, False])
