@@ -455,11 +455,11 @@ def test_elections_are_not_stormy(running: Running) -> None:
     """Two servers that answer each other for ever."""
     follower = running.process(running.follower_id)
     question = Notification(ServerState.LOOKING, 1, 0, 1, 0)
-    for _ in range(100):
+    running.cluster.mesh._slot(follower, running.leader_id).sent = 0
+    for _ in range(300):
         follower.notify(running.leader_id, question)
     with pytest.raises(ViolationError, match="more than 300 votes a second"):
-        for _ in range(300):
-            follower.notify(running.leader_id, question)
+        follower.notify(running.leader_id, question)
 
 
 def test_progress_resumes(running: Running) -> None:
