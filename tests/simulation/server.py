@@ -175,15 +175,17 @@ class SimServer:
             while soon:
                 then, then_args = soon.popleft()
                 then(*then_args)
+            stopped: Callable[[SimServer], None] | None = None
         except Stopped:
             self.fs.stop_at = None
-            self.cluster.stopped_in_disk(self)
-            return
+            stopped = self.cluster.stopped_in_disk
         except DiskFailedError:
-            self.cluster.disk_failed(self)
-            return
-        if self.process is process:
+            stopped = self.cluster.disk_failed
+        if self.process is process and process.is_assembled:
+            # Also if it ends here: what it has committed until then may have been answered.
             self.cluster.checks.after_input(process)
+        if stopped is not None:
+            stopped(self)
 
 
 class _Logger:
@@ -253,6 +255,7 @@ class Incarnation:
         self.dialler: Dialler | None = None
         self.clients: dict[ClientShell, None] = {}
         self.snapshots: SimSnapshots
+        self.is_assembled = False
         self._thread_us = 0
 
     def start(self) -> None:
@@ -316,6 +319,7 @@ class Incarnation:
         driver.attach(self.peer, disk, self)
         self.snapshots = SimSnapshots(self, fs, data_dir.snap_dir)
         server.is_first_start = False
+        self.is_assembled = True
         driver.start()
         self._tick()
 
