@@ -386,7 +386,9 @@ class Leader:
             peer_zxid=handler.peer_zxid,
             txns=len(plan.txns),
         )
-        config = state.view.last_seen.text()
+        # What NEWLEADER names is committed by UPTODATE. Compat: Apache names a reconfiguration under way as well.
+        view = state.view
+        config = (view.committed if self.phase is Phase.BROADCAST else view.last_seen).text()
         handler.synchronize(plan, database, self.pending, self._epoch, config, self._beat)
         (self._observers if handler.is_observer else self._followers).append(handler)
         if plan.mode == PacketType.SNAP:

@@ -34,7 +34,7 @@ from zkpy.core.zab.database import Database
 from zkpy.core.zab.effects import LoadDatabase, ReadHistory, SaveAcceptedEpoch, SaveCurrentEpoch
 from zkpy.core.zab.learner_sync import LearnerSync, UnreachableZxidError
 from zkpy.core.zab.observer_master import ObserverMaster
-from zkpy.core.zab.peer_state import epoch_of, first_of
+from zkpy.core.zab.peer_state import counter_of, epoch_of, first_of
 from zkpy.core.zab.reconfig import activate, is_observer_in, moves_leader, saw, write_config_node
 from zkpy_protocol.errors import ProtocolError
 from zkpy_protocol.opcodes import OpCode
@@ -466,8 +466,11 @@ class Learner:
         if packet.zxid != first_of(self._epoch):
             raise ProtocolError(f"NEWLEADER of 0x{packet.zxid:x} from the leader of epoch {self._epoch}")
         if packet.data and self._state.options.reconfig_enabled:
-            self._offered = learner_packets.read_membership(packet.data)
-            self._saw(self._offered)
+            membership = learner_packets.read_membership(packet.data)
+            if not self._is_under_way(membership):
+                self._offered = membership
+            if self._offered is None or not self._is_under_way(self._state.view.last_seen):
+                self._saw(membership)
         if self._is_observer:
             self._sync.pending.forget()
         self._phase = Phase.PERSISTING
@@ -618,6 +621,17 @@ class Learner:
     def _saw(self, membership: Membership) -> None:
         if saw(self._state, membership):
             self._asked += 1
+
+    def _is_under_way(self, membership: Membership) -> bool:
+        """Whether the leader has proposed it and not committed it yet.
+
+        Compat: an Apache leader whose epoch is established names it in NEWLEADER all the same. Whoever took it for committed at
+        UPTODATE would be ahead of every other leader if this one dies now.
+        """
+        version = membership.version
+        pending = self._sync.pending
+        committed = pending.queue[0].zxid - 1 if pending.queue else pending.last_zxid
+        return epoch_of(version) == self._epoch and counter_of(version) > 0 and version > committed
 
     def _activate_txn(self, txn: Txn, suggested_leader: int) -> None:
         """A reconfiguration is committed. One that changes the leader or the own role ends this one."""

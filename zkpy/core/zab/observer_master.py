@@ -186,7 +186,7 @@ class ObserverMaster:
             "txns": len(plan.txns),
         }
         state.trace.append(("learner.synchronizing", values))
-        handler.synchronize(plan, database, (), self._epoch, state.view.last_seen.text(), self._beat)
+        handler.synchronize(plan, database, (), self._epoch, state.view.committed.text(), self._beat)
         self._live.append(handler)
 
     def history(self, link: QuorumLink, txns: Sequence[Txn] | None) -> None:

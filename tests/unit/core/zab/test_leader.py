@@ -1199,6 +1199,17 @@ def test_a_reconfig_needs_a_quorum_of_the_new_members_in_sync(stage: str, error:
     assert not led.state.view.is_reconfiguring
 
 
+def test_who_joins_during_a_reconfig_is_told_what_is_committed() -> None:
+    led, _ = established(2, reconfig_enabled=True)
+    led.settle()
+    committed = led.state.view.committed
+    reconfig(led, join="server.9=h9:1:2:observer;3")
+    three = led.learner(3)
+    three.introduce(1).ack_epoch(z(1, 0), -1)
+    assert encode_packet(P.NEW_LEADER, z(1, 0), committed.text().encode()) in three.raw()
+    assert led.state.view.last_seen.version > committed.version
+
+
 def test_one_reconfig_at_a_time() -> None:
     led, _ = established(2, reconfig_enabled=True)
     led.settle()

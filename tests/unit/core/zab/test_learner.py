@@ -633,6 +633,34 @@ def test_the_leaders_configuration_is_last_seen_with_newleader_and_committed_wit
     assert host.disk.configs == [("proposed", text), ("committed", text)]
 
 
+@pytest.mark.parametrize("observer", [False, True])
+def test_a_reconfiguration_under_way_is_not_committed_by_uptodate(observer: bool) -> None:
+    """An Apache leader names it in NEWLEADER. If it dies now, no other leader would take whoever has activated it."""
+    members = ONE_OBSERVES if observer else MEMBERS
+    host = Host(reconfig_enabled=True, observer=observer, members=members)
+    host.discover(1)
+    changed = members.replace("2183", "2283")
+    txn = reconfig(zxid(1, 1), changed)
+    first = [] if observer else [proposal(txn)]
+    host.receive(packet(PacketType.DIFF, 0), *first, new_leader(1, f"{changed}\nversion={txn.zxid:x}"))
+    host.settle()
+    host.receive(UP_TO_DATE)
+    assert host.is_serving()
+    assert (host.state.view.committed.version, host.state.view.last_seen.version) == (0, txn.zxid)
+    host.receive(activation(txn, LEADER, observer=observer))
+    assert host.state.view.committed.version == txn.zxid
+
+
+def test_a_reconfiguration_under_way_stays_the_last_seen_one_when_newleader_names_the_one_before() -> None:
+    host = Host(reconfig_enabled=True)
+    host.discover(1)
+    txn = reconfig(zxid(1, 1), WITH_OBSERVER)
+    host.receive(packet(PacketType.DIFF, 0), proposal(txn), new_leader(1, f"{MEMBERS}\nversion=100000000"))
+    host.settle()
+    host.receive(UP_TO_DATE)
+    assert (host.state.view.committed.version, host.state.view.last_seen.version) == (1 << 32, txn.zxid)
+
+
 def test_a_configuration_that_only_gets_a_version_is_in_the_tree() -> None:
     host = Host(reconfig_enabled=True)
     host.discover(1)
