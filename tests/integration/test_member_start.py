@@ -6,7 +6,9 @@ An ensemble of one (``standaloneEnabled=false``) has everything of a large one b
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import os
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,8 +21,6 @@ from tests.unit.net.test_election_mesh import free_port, until
 from zkpy.ensemble import EXIT_ELECTION_PORT
 from zkpy.ops.config import ServerConfig, load_config
 from zkpy.server import EXIT_UNEXPECTED, Server, StartError
-from zkpy.storage.errors import DiskFullError, LogFailedError
-from zkpy.storage.txn_log import TxnLog
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import ConnectRequest, ExistsRequest, GetDataRequest
 
@@ -298,8 +298,8 @@ async def test_a_server_without_a_leader_says_so_and_serves_those_who_are_conten
 @pytest.mark.parametrize(
     ("operation", "error", "reason"),
     [
-        ("append", DiskFullError("/data/version-2/log.1: no space for 87 bytes"), "no space for 87 bytes"),
-        ("sync", LogFailedError("/data/version-2/log.1: sync failed: I/O error"), "sync failed: I/O error"),
+        ("pwrite", OSError(errno.ENOSPC, "No space left on device"), "no space for "),
+        ("fdatasync", OSError(errno.EIO, "Input/output error"), "sync failed: [Errno 5] Input/output error"),
     ],
 )
 async def test_a_member_whose_log_fails_answers_nothing_and_ends_with_a_line_and_a_code(
@@ -307,7 +307,7 @@ async def test_a_member_whose_log_fails_answers_nothing_and_ends_with_a_line_and
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     operation: str,
-    error: Exception,
+    error: OSError,
     reason: str,
 ) -> None:
     """Others of the ensemble go on; this server cannot take back what they have heard, nor go on without it."""
@@ -315,11 +315,11 @@ async def test_a_member_whose_log_fails_answers_nothing_and_ends_with_a_line_and
     await server.start()
     client = await served(server)
 
-    def fail(*_: object) -> None:
+    def fail_once(*_: object) -> None:
+        monkeypatch.undo()
         raise error
 
-    monkeypatch.setattr(TxnLog, operation, fail)
-    monkeypatch.setattr(TxnLog, "rollback", lambda _log: None)
+    monkeypatch.setattr(os, operation, fail_once)
     client.send(OpCode.CREATE, create("/a"))
     assert await server.stopped() == EXIT_UNEXPECTED
     assert await client.rest() == b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ import pytest
 from tests.fakes.driven_server import AwaitedClient, DrivenServer, GatedFs, logged_zxids
 from tests.fakes.memory_fs import MemoryFs
 from tests.fakes.replies import Reply, create, delete, set_data
-from zkpy.runtime.driver import Driver
 from zkpy.storage.errors import LogFailedError
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import GetDataRequest
@@ -87,20 +87,24 @@ async def test_what_gathers_while_the_disk_is_busy_is_one_batch(start: Start) ->
     assert server.driver.log_stats.queue_size.max == 7
 
 
-async def test_what_is_written_at_once_is_told_behind_what_the_thread_had_before_it(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class ToldQuorum:
+    """The server alone is enough; notes up to where its log is durable whenever the service is told."""
+
+    def __init__(self, server: DrivenServer) -> None:
+        self.told: list[int] = []
+        self._proposals = server.service.proposals
+        self._proposals.change_quorum(self, self._proposals.last_committed + 1)
+
+    def is_quorum(self, acks: AbstractSet[int]) -> bool:
+        self.told += [self._proposals.acked_by(server_id) for server_id in acks]
+        return True
+
+
+async def test_what_is_written_at_once_is_told_behind_what_the_thread_had_before_it(start: Start) -> None:
     """The disk turns out to be fast while more has gathered: the second batch is durable before the first one is told."""
-    told: list[int] = []
-    tell = Driver._persisted
-
-    def persisted(driver: Driver, zxid: int) -> None:
-        told.append(zxid)
-        tell(driver, zxid)
-
-    monkeypatch.setattr(Driver, "_persisted", persisted)
     fs = GatedFs()
     server = start(fs)
+    quorum = ToldQuorum(server)
     client = await server.client()
     fs.gate.clear()
     client.send(OpCode.CREATE, create("/0"))
@@ -109,7 +113,7 @@ async def test_what_is_written_at_once_is_told_behind_what_the_thread_had_before
     server.worker._pace.is_fast = True
     fs.gate.set()
     assert [reply.path for reply in await replies(client, 2)] == ["/0", "/1"]
-    assert told == [1, 2, 3]
+    assert quorum.told == [1, 2, 3]
 
 
 async def test_a_batch_has_at_most_the_configured_size(start: Start) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import struct
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 
 from tests.fakes.driven_member import DATA, FINALIZE_MS, DrivenMember, Wire
 from tests.fakes.driven_server import AwaitedClient, GatedFs
@@ -28,11 +26,9 @@ from tests.unit.core.zab.learner_host import (
 from zkpy.core.data_tree import DataTree
 from zkpy.core.leading import LeadingService
 from zkpy.core.owners import OwnerRules
-from zkpy.core.peer import Peer
 from zkpy.core.txn import Txn
 from zkpy.core.zab.effects import ReadHistory, TruncateLog
 from zkpy.core.zab.learner_packets import ack, ack_epoch, learner_info, request
-from zkpy.runtime.quorum_driver import QuorumDriver
 from zkpy.storage.errors import DiskFullError, LogFailedError
 from zkpy_protocol.election import Notification, ServerState
 from zkpy_protocol.opcodes import ErrorCode, OpCode
@@ -248,7 +244,7 @@ async def test_what_happened_is_logged_once_with_warnings_as_such(make: Make) ->
     assert member.events().count("leader.established") == 1
 
 
-def test_the_end_of_a_role_and_a_lost_learner_are_warnings_and_the_rest_is_not() -> None:
+async def test_the_end_of_a_role_and_a_lost_learner_are_warnings_and_the_rest_is_not(make: Make) -> None:
     events = {
         "election.started": "info",
         "election.undecided": "warning",
@@ -260,11 +256,12 @@ def test_the_end_of_a_role_and_a_lost_learner_are_warnings_and_the_rest_is_not()
         "learner.dropped": "warning",
         "role.over": "warning",
     }
-    capture = structlog.testing.LogCapture()
-    logger = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger)
-    trace: list[tuple[str, dict[str, object]]] = [(event, {"epoch": 7}) for event in events]
-    QuorumDriver._report(cast("QuorumDriver", SimpleNamespace(_logger=logger)), trace)
-    assert [(entry["event"], entry["log_level"], entry["epoch"]) for entry in capture.entries] == [
+    member = make()
+    member.records.clear()
+    trace = member.peer.state.trace
+    trace += [(event, {"epoch": 7}) for event in events]
+    member.pump()
+    assert [(record["event"], record["log_level"], record["epoch"]) for record in member.records] == [
         (event, level, 7) for event, level in events.items()
     ]
     assert trace == []
@@ -273,14 +270,18 @@ def test_the_end_of_a_role_and_a_lost_learner_are_warnings_and_the_rest_is_not()
 # -- a role that serves and goes on costs little
 
 
-async def test_inputs_of_clients_do_not_step_the_peer(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_inputs_of_clients_do_not_step_the_peer(make: Make) -> None:
+    """What others are to hear of the election goes out after a step, and would here."""
     member = await leading(make)
     client = await member.client()
-    steps: list[None] = []
-    monkeypatch.setattr(Peer, "step", lambda *_: steps.append(None))
+    said = (2, Notification(ServerState.LEADING, 1, 0, 1, 1))
+    member.peer.election.outbox.append(said)
     assert client.call(OpCode.EXISTS, ExistsRequest("/", False)).err == 0
     member.pump()
-    assert steps == []
+    assert member.took_place("notify") == []
+    assert member.peer.election.outbox == [said]
+    member.driver.notified(2, Notification(ServerState.FOLLOWING, 1, 0, 1, 1))
+    assert ("notify", *said) in member.took_place("notify")
 
 
 async def test_a_client_whose_write_ends_the_role_ends_it_at_once(make: Make) -> None:
@@ -466,18 +467,17 @@ async def test_a_failed_effect_ends_the_server_and_nothing_is_promised(make: Mak
 
 
 async def test_5094_a_disk_that_fails_in_the_middle_stops_the_server_and_the_peer_hears_nothing(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make: Make,
 ) -> None:
     """What is in memory may be ahead of it, or behind."""
     member, leader = await following(make)
-    heard: list[object] = []
-    member.peer.state.effects.append(TruncateLog(zxid(1, 0), ()))
+    effect = TruncateLog(zxid(1, 0), ())
+    member.peer.state.effects.append(effect)
     member.disk.failure = OSError("no such device")
-    monkeypatch.setattr(Peer, "done", lambda *arguments: heard.append(arguments))
     member.pump()
     await member.until(lambda: member.failed)
     await asyncio.sleep(0)
-    assert heard == []
+    assert member.peer.effect_under_way is effect, "it is not done"
     assert str(member.failed[0]) == "TruncateLog failed: no such device"
     assert leader.written() == []
 
@@ -617,20 +617,24 @@ async def test_a_leader_with_little_space_ends_so_that_another_one_leads(make: M
     assert "free space in dataLogDir" in str(failure)
 
 
-async def test_nobody_asks_for_space_while_an_effect_has_the_log(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nobody_asks_for_space_while_an_effect_has_the_log(make: Make) -> None:
     member = await leading(make)
-    asked: list[None] = []
-    monkeypatch.setattr(type(member.log), "grow", lambda _log: asked.append(None))
-    member.driver.service.refuse_writes = True
+    service = member.driver.service
+    service.refuse_writes = True
     member.disk.gate.clear()
     member.peer.state.effects.append(ReadHistory(Wire(member, "nobody").link, 1, 2))
+    space = member.log.headroom_bytes
     member.tick()
+    assert not service.refuse_writes, "this tick comes before the effect"
+    more = member.log.headroom_bytes
+    assert more > space
+    service.refuse_writes = True
     member.tick()
-    assert len(asked) == 1, "the first tick comes before the effect"
+    assert (service.refuse_writes, member.log.headroom_bytes) == (True, more)
     member.disk.gate.set()
     await quiet(member)
+    member.tick()
+    assert not service.refuse_writes
 
 
 # -- the end
