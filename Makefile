@@ -17,7 +17,8 @@ setup: $(STAMP)
 		| sed -n '1s/.*/compiled modules were stale and are removed: make compile/p'; fi
 
 $(STAMP): pyproject.toml setup.py
-	rm -f $(COMPILED)
+	rm -f $(COMPILED) *__mypyc.*.so
+	find zkpy protocol -name '*.so' -delete  # of modules that setup.py names no more, too: they could not be imported
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "where there is a C compiler the hot modules are compiled: two minutes, once (ZKPY_COMPILE=0 leaves it out)"
 	touch $(COMPILED).begun
