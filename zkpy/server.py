@@ -359,7 +359,7 @@ class Server:
         self._sockets = EnsembleSockets(
             self._driver,
             wiring.quorum_port_options(config, owners),
-            view,
+            state.view,
             serve=self._serve_clients,
             rewrite=self._snapshots.stop,
             move_clients=self._move_client_port,

@@ -29,6 +29,7 @@ from zkpy.core.zab.election import Election
 from zkpy.core.zab.leader import Leader
 from zkpy.core.zab.learner import Learner
 from zkpy.core.zab.observer_master import ObserverMasters
+from zkpy.core.zab.reconfig import take_logged
 from zkpy.core.zab.votes import UNTRUSTED_ZXID, Vote
 from zkpy_protocol.election import ServerState
 
@@ -83,6 +84,7 @@ class Peer:
         """`random` spreads observers over time and over observer masters; nothing else is drawn."""
         options = state.options
         self.state = state
+        take_logged(state)
         self.election = Election(
             state.server_id,
             state.view,
@@ -190,7 +192,9 @@ class Peer:
         """Another server has a newer configuration (§3.4 rule 1)."""
         state = self.state
         is_multi = state.options.multi_address_enabled
-        state.view = EnsembleView(Membership.from_text(text, multi_address_enabled=is_multi))
+        membership = Membership.from_text(text, multi_address_enabled=is_multi)
+        last_seen = state.view.last_seen
+        state.view = EnsembleView(membership, last_seen if last_seen.version > membership.version else None)
         self._own_effects.append(SaveCommittedConfig(text))
         state.trace.append(("config.adopted", {"config_version": state.view.committed.version}))
         self._look(mono_ms)

@@ -218,6 +218,34 @@ def test_a_newer_configuration_is_adopted_written_and_elected_by() -> None:
     assert isinstance(effect, SaveCommittedConfig)
 
 
+def test_an_adopted_configuration_leaves_one_that_is_still_proposed() -> None:
+    host, peer = looking(reconfig_enabled=True, history=[reconfig(zxid(6, 1), WITHOUT_3)], epoch=6)
+    seen = Notification(ServerState.LOOKING, 2, 0, 1, 0, config=newer())
+    peer.notified(2, seen, host.wall_ms, host.mono_ms)
+    view = host.state.view
+    assert (view.committed.version, view.last_seen.version) == (0x500000000, zxid(6, 1))
+
+
+def test_a_reconfiguration_in_the_log_is_last_seen_also_where_a_crash_came_before_its_file() -> None:
+    host, peer = looking(reconfig_enabled=True, history=[reconfig(zxid(1, 1), WITHOUT_3)], epoch=1)
+    assert host.state.view.committed.version == 0
+    assert host.state.view.last_seen.voters == {1, 2}
+    peer.notified(3, Notification(ServerState.LOOKING, 1, zxid(1, 1), 1, 1), host.wall_ms, host.mono_ms)
+    for _ in range(3):
+        host.mono_ms += 200
+        peer.wake(host.wall_ms, host.mono_ms)
+    assert peer.role is None, "servers 1 and 3 are no quorum of the new members"
+
+
+@pytest.mark.parametrize(
+    ("text", "enabled"),
+    [(WITHOUT_3, False), ("no configuration", True), ("server.1=127.0.0.1:1:2:observer", True)],
+)
+def test_other_data_of_the_configuration_node_means_nothing(text: str, enabled: bool) -> None:
+    host, _ = looking(reconfig_enabled=enabled, history=[reconfig(zxid(1, 1), text)], epoch=1)
+    assert host.state.view.last_seen.version == 0
+
+
 def test_without_reconfig_configurations_of_others_mean_nothing() -> None:
     host, peer = looking()
     seen = Notification(ServerState.LOOKING, 2, 0, 1, 0, config=newer(servers=WITHOUT_3))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zkpy.core.data_tree import Node
-from zkpy.core.membership import EnsembleView
+from zkpy.core.membership import EnsembleView, Membership, MembershipError
 from zkpy.core.paths import CONFIG_NODE
 from zkpy.core.zab.effects import SaveCommittedConfig, SaveProposedConfig
 from zkpy_protocol.opcodes import Perms
@@ -16,7 +16,6 @@ from zkpy_protocol.records import ACL, Id
 
 if TYPE_CHECKING:
     from zkpy.core.data_tree import DataTree
-    from zkpy.core.membership import Membership
     from zkpy.core.zab.peer_state import PeerState
 
 _NO_VERSION = -1
@@ -34,6 +33,24 @@ def saw(state: PeerState, membership: Membership) -> bool:
     state.view = EnsembleView(view.committed, membership)
     state.effects.append(SaveProposedConfig(membership.text()))
     return True
+
+
+def take_logged(state: PeerState) -> None:
+    """At a start: a reconfiguration in the recovered history is the last seen one, also where its file was never written.
+
+    The server may be elected with that history, and then commits it, which takes a quorum of the new members.
+    """
+    view = state.view
+    node = state.database.tree.get(CONFIG_NODE)
+    if not state.options.reconfig_enabled or node is None or node.mzxid <= view.last_seen.version:
+        return
+    try:
+        text = (node.data or b"").decode()
+        membership = Membership.from_text(text, multi_address_enabled=state.options.multi_address_enabled)
+    except (UnicodeDecodeError, MembershipError):
+        return  # set by a super user, who may do that
+    if membership.version == node.mzxid:
+        state.view = EnsembleView(view.committed, membership)
 
 
 def activate(state: PeerState, membership: Membership) -> bool:
