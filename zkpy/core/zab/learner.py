@@ -407,15 +407,23 @@ class Learner:
 
     def _ack_epoch(self, current_epoch: int) -> None:
         database = self._state.database
-        last_zxid = database.tree.last_zxid if database.is_trusted else _UNTRUSTED_ZXID
+        has_history = database.is_trusted and not self._needs_state
+        last_zxid = database.tree.last_zxid if has_history else _UNTRUSTED_ZXID
         self._phase = Phase.MODE
         self._sync_began_ms = self._heard_ms
         self._send(learner_packets.ack_epoch(last_zxid, current_epoch))
+
+    @property
+    def _needs_state(self) -> bool:
+        """Whether only a SNAP helps. This leader has the promise of its epoch, so nobody counts the zxid that asks for one."""
+        return self._state.state_epoch == self._epoch
 
     # -- synchronization: how
 
     def _on_diff(self, packet: QuorumPacket, wall_ms: int, mono_ms: int) -> None:  # noqa: ARG002
         self._note_mode(packet)
+        if self._needs_state:
+            raise ProtocolError("DIFF to a server that needs the whole state")
         self._sync.diff(self._epoch, wall_ms)
         self._phase = Phase.HISTORY
 
@@ -479,6 +487,7 @@ class Learner:
     def _synced(self, wall_ms: int, mono_ms: int) -> None:
         """Everything is durable: the leader may count this server."""
         state = self._state
+        state.state_epoch = None
         self._phase = Phase.SYNCED
         self._listen(state.options.sync_limit, mono_ms)
         self._send(learner_packets.ack(first_of(self._epoch)))
@@ -702,7 +711,12 @@ class Learner:
         try:
             self._sync.rebuilt(database, wall_ms)
         except UnreachableZxidError as error:
-            self._die(UNUSABLE_SYNC, str(error))
+            if self._needs_state:
+                self._die(UNUSABLE_SYNC, f"{error}; remove the data")
+            else:
+                # Compat: Apache stops, as often as it is started, until somebody removes its data.
+                self._state.state_epoch = self._epoch
+                self._end(str(error))
         else:
             self._phase = Phase.HISTORY
 

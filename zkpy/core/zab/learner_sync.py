@@ -133,7 +133,7 @@ class LearnerSync:
         """
         zxid = self._zxid
         if database is None or (database.tree.last_zxid != zxid and counter_of(zxid)):
-            raise UnreachableZxidError(f"TRUNC to 0x{zxid:x}, which is not on disk any more; remove the data")
+            raise UnreachableZxidError(f"TRUNC to 0x{zxid:x}, which is not on disk any more")
         assert database.tree.last_zxid <= zxid
         database.tree.last_zxid = zxid
         self._replace(database, wall_ms)

@@ -117,6 +117,8 @@ class PeerState:
         current_epoch: epoch of the last leader this server is in sync with; changed when SaveCurrentEpoch is done.
         view: committed and last proposed configuration.
         database: tree, sessions, committed log.
+        state_epoch: an epoch whose leader is asked for its whole state, since it wanted this server to go back to a txn that is
+            not on disk; None if there is none.
         parts: what every service is made of: options, access rules, statistics.
         unlogged: txns for the log, in zxid order; the driver takes them and confirms with `persisted`.
         effects: other work for the disk, in order; the driver answers each with `done`.
@@ -136,6 +138,7 @@ class PeerState:
         "options",
         "parts",
         "quorum_dirty",
+        "state_epoch",
         "trace",
         "unlogged",
         "view",
@@ -156,6 +159,7 @@ class PeerState:
         self.parts = parts
         self.accepted_epoch = accepted_epoch
         self.current_epoch = current_epoch
+        self.state_epoch: int | None = None
         self.unlogged: list[Txn] = parts.unlogged
         self.client_dirty: list[ClientLink] = parts.dirty
         self.effects: deque[Effect] = deque()

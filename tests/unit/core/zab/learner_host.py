@@ -155,7 +155,7 @@ class Disk:
 
     def copied(self) -> Disk:
         """A disk with the same content."""
-        disk = Disk(self.snapshots[0][0].owners)
+        disk = Disk(next(iter(self.snapshots.values()))[0].owners)
         disk.accepted_epoch = self.accepted_epoch
         disk.current_epoch = self.current_epoch
         disk.marked_epoch = self.marked_epoch
@@ -265,7 +265,11 @@ class Host:
             disk.accepted_epoch,
             disk.current_epoch,
         )
-        self.learner = Learner(self.state, LEADER, observer, self.wall_ms, self.mono_ms)
+        self.begin_role()
+
+    def begin_role(self) -> None:
+        """The server becomes a learner, with what it has in memory."""
+        self.learner = Learner(self.state, LEADER, self.observer, self.wall_ms, self.mono_ms)
         self.link = QuorumLink(self.state.quorum_dirty, "leader")
 
     @property

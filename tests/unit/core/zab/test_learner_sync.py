@@ -634,20 +634,66 @@ def test_a_trunc_may_go_to_the_start_of_an_epoch() -> None:
     assert host.unlogged() == [zxid(2, 1)]
 
 
-@pytest.mark.parametrize("oldest", [zxid(1, 5), None])
-def test_a_trunc_to_what_is_not_on_disk_stops_the_server(oldest: int | None) -> None:
-    """Exit code 13, as a truncation that fails with Apache; the disk stays as it is, for the operator."""
-    host = Host(history=[each for each in txns(1, 1, 9) if oldest or each.zxid != zxid(1, 4)], epoch=1)
+def unable_to_go_back(oldest: int | None) -> Host:
+    """A server that is told to go back to a txn that its disk does not hold, and has connected again."""
+    history = [each for each in txns(1, 1, 9) if oldest or each.zxid != zxid(1, 4)]
+    host = Host(history=history, epoch=1)
     if oldest is not None:
         host.disk.snapshots = {oldest: (tree_of(*txns(1, 1, 5)), {})}
     host.discover(1)
     host.receive(trunc(zxid(1, 4)), new_leader(1))
     host.settle()
-    assert host.learner.fatal is not None
-    assert host.learner.fatal[0] == 13
-    assert "0x100000004" in host.learner.fatal[1]
-    assert host.over() is None
+    assert host.over() == "TRUNC to 0x100000004, which is not on disk any more"
+    assert host.learner.fatal is None
+    assert not host.learner.database_lost
+    assert host.tree.last_zxid == zxid(1, 9)
     assert host.sent() == []
+    assert host.disk.marked_epoch is None
+    host.begin_role()
+    host.connect()
+    return host
+
+
+@pytest.mark.parametrize("oldest", [zxid(1, 5), None])
+def test_a_server_that_cannot_go_back_asks_for_the_whole_state(oldest: int | None) -> None:
+    """It says that it has nothing, as one whose empty database is not trusted; Apache stops."""
+    host = unable_to_go_back(oldest)
+    host.receive(leader_info(1))
+    (answer,) = host.sent_packets()[1:]
+    assert (PacketType(answer.type), answer.zxid, answer.data) == (
+        PacketType.ACK_EPOCH,
+        -1,
+        b"\xff\xff\xff\xff",
+    )
+    host.receive(snap(zxid(1, 4)))
+    host.snapshot(tree_of(*txns(1, 1, 4)))
+    host.receive(new_leader(1))
+    host.settle()
+    assert host.sent() == [("ACK", 1 << 32)]
+    assert host.restarted().paths == names(*txns(1, 1, 4))
+    host.begin_role()
+    host.connect()
+    host.receive(leader_info(1))
+    assert host.sent()[1:] == [("ACK_EPOCH", zxid(1, 4))]
+
+
+def test_the_leader_of_another_epoch_is_told_what_there_is() -> None:
+    """It may be elected by that."""
+    host = unable_to_go_back(None)
+    host.receive(leader_info(2))
+    host.settle()
+    assert host.sent()[1:] == [("ACK_EPOCH", zxid(1, 9))]
+
+
+def test_a_leader_that_gives_no_state_to_who_needs_one_is_left_or_the_server_stops() -> None:
+    """Exit code 13, as a truncation that fails with Apache; the disk stays as it is, for the operator."""
+    host = unable_to_go_back(None)
+    host.receive(leader_info(1), diff(zxid(1, 9)))
+    assert host.over() == "DIFF to a server that needs the whole state"
+    host = unable_to_go_back(None)
+    host.receive(leader_info(1), trunc(zxid(1, 4)))
+    host.settle()
+    assert host.learner.fatal == (13, "TRUNC to 0x100000004, which is not on disk any more; remove the data")
     assert host.disk.marked_epoch is None
 
 
