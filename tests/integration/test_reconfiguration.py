@@ -15,6 +15,7 @@ import pytest
 
 from tests.fakes.wire_client import TIMEOUT_S, WireClient, connect_frame
 from tests.unit.net.test_election_mesh import free_port, until
+from zkpy.core.membership import ClientAddress
 from zkpy.ensemble import EXIT_ELECTION_PORT
 from zkpy.ops.config import load_config
 from zkpy.server import EXIT_INVOCATION, Server, StartError
@@ -138,6 +139,24 @@ async def test_a_client_port_that_cannot_be_had_is_one_that_nobody_listens_at(
     await reconfigure(client, place)
     await (await client_at(place.client)).close()
     await client.close()
+
+
+async def test_a_client_port_that_is_to_move_again_before_it_has_moved_is_where_it_was_sent_last(
+    start: Callable[[Path], Any], file: Path, place: Place
+) -> None:
+    server = await start(file)
+    before, passed, last, never = place.client, free_port(), free_port(), free_port()
+    await (await client_at(before)).close()
+    for port in (passed, last):
+        server._move_client_port(ClientAddress(HOST, port))
+    await until(lambda: server.port == last)
+    await (await client_at(last)).close()
+    assert refuses(before)
+    assert refuses(passed)
+    await server.close()
+    server._move_client_port(ClientAddress(HOST, never))
+    await asyncio.sleep(0)
+    assert (refuses(never), server._moving) == (True, None)
 
 
 async def test_election_and_quorum_ports_move(start: Callable[[Path], Any], file: Path, place: Place) -> None:

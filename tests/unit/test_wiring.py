@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zkpy import wiring
+from zkpy.auth.providers import AuthEnforcement
 from zkpy.core.owners import OwnerRules
 from zkpy.ops.config import ServerConfig, config_from_text
 
@@ -45,6 +46,19 @@ def test_an_introduction_has_sync_limit_unless_a_time_is_set(
 ) -> None:
     options = wiring.quorum_port_options(member(tmp_path, *lines), OWNERS)
     assert options.mesh.handshake_timeout_ms == ms
+
+
+@pytest.mark.parametrize(("section", "users"), [("Server", {"bob": "secret"}), ("Other", None)])
+def test_users_are_those_of_the_servers_section_and_without_it_there_is_no_sasl(
+    tmp_path: Path, section: str, users: dict[str, str] | None
+) -> None:
+    module = 'org.apache.zookeeper.server.auth.DigestLoginModule required user_bob="secret"'
+    (tmp_path / "jaas").write_text(f"{section} {{ {module}; }};")
+    config = member(tmp_path, f"java.security.auth.login.config={tmp_path}/jaas", "fips-mode=false")
+    registry = wiring.providers(config, lambda: None)
+    enforcement = AuthEnforcement.from_config(wiring.auth_settings(config), registry)
+    policy = wiring.sasl_policy(config, enforcement)
+    assert (policy.users, policy.refusal) == (users, None)
 
 
 def test_session_ids_of_a_member_have_its_id_and_those_of_a_lone_server_always_1(tmp_path: Path) -> None:

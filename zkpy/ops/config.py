@@ -861,8 +861,7 @@ class _Loader:
 
     def _proposed(self) -> Membership | None:
         """What a crash left of a reconfiguration that was not known to be committed."""
-        if self._file is None:
-            return None
+        assert self._file is not None, "nothing else names a dynamicConfigFile"
         try:
             return ConfigFiles(RealFs(), self._file).proposed()
         except MembershipError as error:

@@ -687,19 +687,6 @@ def test_a_proposed_membership_that_cannot_be_read_is_a_warning(tmp_path: Path) 
     assert notices(config)["config.proposed_membership_unreadable"] == {"reason": "Is a directory"}
 
 
-def test_without_a_file_there_is_no_proposed_membership_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "myid").write_text("1")
-    lines = (
-        f"dataDir={tmp_path}",
-        "clientPort=2181",
-        "initLimit=5",
-        "syncLimit=2",
-        *dynamic_files(tmp_path, NEXT),
-    )
-    ensemble = config_from_text("\n".join(lines)).ensemble
-    assert (ensemble.membership.version, ensemble.proposed_membership) == (0x100000000, None)
-
-
 def test_zookeeper_3829_without_reconfig_the_membership_is_what_the_files_say(tmp_path: Path) -> None:
     """Servers are added by editing every static file and restarting; nothing older may go on deciding."""
     data_dir = DataDir(tmp_path, "1")

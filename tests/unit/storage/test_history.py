@@ -78,10 +78,11 @@ class TestRange:
         assert diff(misnamed, 7, 15) is None
 
     def test_a_log_that_was_cut_empty_does_not_begin_where_its_name_says(self) -> None:
-        """A TRUNC leaves such a file; the learner's txn is not in it, nor in the next."""
-        made = disk((1, 20)).put("log.1", HEADER).log(11, 30)
-        assert diff(made, 5, 20) is None
-        assert diff(made, 11, 20) == list(range(11, 21))
+        """A TRUNC may leave such a file; the next epoch follows it without a gap, but the learner's txn is nowhere."""
+        made = disk((1, 20), (21, 40), history=EPOCHS)
+        assert diff(made, E1 + 5, E2 + 3) == [*range(E1 + 5, E1 + 21), *range(E2 + 1, E2 + 4)]
+        made.put(f"log.{E1 + 1:x}", HEADER)
+        assert diff(made, E1 + 5, E2 + 3) is None
 
     def test_logs_that_end_before_memory_begins_do_not_do(self) -> None:
         assert diff(disk((1, 20)), 5, 21) is None
