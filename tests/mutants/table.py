@@ -20,6 +20,7 @@ _GROUPS = {
     "start": "Start-up and election",
     "remarks": "Remarks without a number",
     "rules": "Rules for whoever speaks the protocol",
+    "seeds": "Found by simulated ensembles, and so in Apache's code",
 }
 _HEAD = """# Lessons of ZooKeeper's replication
 

@@ -705,7 +705,7 @@ def test_a_server_that_looks_and_an_observer_that_has_a_leader_do_not_answer_eac
 def test_two_servers_that_are_strangers_to_each_other_do_not_answer_each_other_for_ever() -> None:
     """As two that were taken out of the ensemble, or are about to join it; one has just found its leader."""
     own = [EnsembleView(membership((1, 2, 3))), EnsembleView(membership((1, 2, 4)))]
-    one, other = started(3, own[1]), started(4, own[0])
+    one, other = started(3, own[0]), started(4, own[1])
     one.stand(FOLLOWING, Vote(1, 9, 4, 6))
     other.receive(3, looking(3), 1000)
     assert pumped(one, other) < 5
