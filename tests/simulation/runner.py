@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -50,12 +52,19 @@ class Progress:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        found = json.loads(path.read_text()) if path.exists() else {}
-        self._series: dict[str, dict[str, Any]] = found.get("series", {})
-        self._next_seed: int = found.get("next_seed", 1)
+        self._series: dict[str, dict[str, Any]] = {}
+        self._next_seed = 1
+
+    def _load(self) -> None:
+        """Others may have written it meanwhile."""
+        if self._path.exists():
+            found = json.loads(self._path.read_text())
+            self._series = found["series"]
+            self._next_seed = found["next_seed"]
 
     def series(self, seed: int | None, runs: int) -> Series:
         """What was begun with these arguments, or the beginning of it."""
+        self._load()
         name = f"{'next' if seed is None else seed} {runs}"
         left = self._series.get(name)
         if left is None:
@@ -65,6 +74,7 @@ class Progress:
 
     def save(self, series: Series) -> None:
         """Remember how far it has got."""
+        self._load()
         self._series.pop(series.name, None)
         if series.next_seed < series.end_seed:
             self._series[series.name] = {
@@ -75,7 +85,7 @@ class Progress:
         if series.name.startswith("next"):
             self._next_seed = series.next_seed
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        written = self._path.with_suffix(".new")
+        written = self._path.with_suffix(f".{os.getpid()}")
         written.write_text(json.dumps({"next_seed": self._next_seed, "series": self._series}) + "\n")
         written.replace(self._path)
 
@@ -142,21 +152,29 @@ def _run_many(series: Series, jobs: int, *, every: bool) -> int:
     count = 0
     seconds = 0.0
     chunks = series.chunks()
-    with ProcessPoolExecutor(jobs) as pool:
-        for chunk, (failures, cpu_seconds) in zip(chunks, pool.map(_failures, chunks), strict=True):
-            count += len(chunk)
-            seconds += cpu_seconds
-            for seed, text in failures:
-                _say(f"seed {seed}: {text}")
-            if failures and not every:
-                pool.shutdown(cancel_futures=True)
-                _say(run(failures[0][0]).report())
-                break
-            series.ran(chunk, [seed for seed, _ in failures])
+    with ProcessPoolExecutor(jobs, initializer=_leave_interrupts) as pool:
+        try:
+            for chunk, (failures, cpu_seconds) in zip(chunks, pool.map(_failures, chunks), strict=True):
+                count += len(chunk)
+                seconds += cpu_seconds
+                for seed, text in failures:
+                    _say(f"seed {seed}: {text}")
+                if failures and not every:
+                    _say(run(failures[0][0]).report())
+                    break
+                series.ran(chunk, [seed for seed, _ in failures])
+        except KeyboardInterrupt:
+            _say(f"interrupted at seed {series.next_seed}; the same command goes on there")
+        pool.shutdown(cancel_futures=True)
     if series.failed:
         _say(f"seeds that failed: {' '.join(map(str, series.failed))}")
     _say(f"{count} runs, {seconds / max(count, 1):.3f} s of CPU each")
     return int(series.next_seed < series.end_seed or bool(series.failed))
+
+
+def _leave_interrupts() -> None:
+    """They are for the process that has begun this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _failures(seeds: range) -> tuple[list[tuple[int, str]], float]:

@@ -26,6 +26,16 @@ def test_a_series_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     assert Progress(path).series(500, 100).next_seed == 500, "that is another one"
 
 
+def test_two_at_the_same_time_do_not_forget_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "sim.json"
+    one, other = Progress(path).series(100, 50), Progress(path).series(200, 50)
+    one.ran(range(100, 125), [])
+    other.ran(range(200, 225), [])
+    one.ran(range(125, 150), [])
+    assert Progress(path).series(200, 50).next_seed == 225
+    assert Progress(path).series(100, 50).next_seed == 100
+
+
 def test_a_series_that_is_done_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "sim.json"
     series = Progress(path).series(7, 1)
