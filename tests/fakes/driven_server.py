@@ -21,7 +21,7 @@ from zkpy.core.leading import standalone
 from zkpy.core.owners import OwnerRules
 from zkpy.core.service import ServiceOptions
 from zkpy.runtime import clock
-from zkpy.runtime.driver import Driver, LogOptions
+from zkpy.runtime.driver import Clock, Driver, LogOptions
 from zkpy.runtime.log_thread import LogThread
 from zkpy.storage.log_reader import LogReader
 from zkpy.storage.names import numbered
@@ -103,7 +103,12 @@ class DrivenServer:
     """
 
     def __init__(
-        self, fs: MemoryFs | None = None, *, log: dict[str, Any] | None = None, **options: Any
+        self,
+        fs: MemoryFs | None = None,
+        *,
+        log: dict[str, Any] | None = None,
+        clock: Clock = clock,
+        **options: Any,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.fs = MemoryFs() if fs is None else fs

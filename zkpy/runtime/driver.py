@@ -68,10 +68,6 @@ class LogWorker(Protocol):
         """Finish the batch under way, close the log."""
 
 
-_TURNS_MAX = 16
-"""Turns of the loop in which a batch gathers at most."""
-
-
 class LogStats:
     """What the log stage counts; ms unless said otherwise."""
 
@@ -131,6 +127,7 @@ class Driver:
         "_clock",
         "_flush_scheduled",
         "_gathered",
+        "_gathering_ms",
         "_in_flight",
         "_log",
         "_logger",
@@ -141,7 +138,6 @@ class Driver:
         "_random",
         "_roll_after_bytes",
         "_roll_after_txns",
-        "_turns_gathered",
         "_txns_since_roll",
         "_word",
         "_worker",
@@ -179,7 +175,7 @@ class Driver:
         self._on_fatal = on_fatal
         self._in_flight = False
         self._flush_scheduled = False
-        self._turns_gathered = self._gathered = 0
+        self._gathered = self._gathering_ms = 0
         self._start_count()
 
     def start(self) -> None:
@@ -289,19 +285,21 @@ class Driver:
     def _is_more_coming(self) -> bool:
         """Before the loop waits for the disk: whether the last turn has brought proposals, so that the next may too.
 
-        The log thread needs no such care, since the next batch gathers while it works. Here it matters most for connects, of
-        which a turn accepts one.
+        Up to a millisecond, which a turn with many readers takes alone. The log thread needs no such care, since the next batch
+        gathers while it works. Here it matters most for connects, of which a turn accepts one.
         """
         count = len(self.service.unlogged)
+        now_ms = self.mono_ms()
+        if not self._gathered:
+            self._gathering_ms = now_ms
         if (
             self._gathered < count < self._options.max_batch_size
-            and self._turns_gathered < _TURNS_MAX
+            and now_ms == self._gathering_ms
             and self._worker.writes_at_once
         ):
-            self._turns_gathered += 1
             self._gathered = count
             return True
-        self._turns_gathered = self._gathered = 0
+        self._gathered = 0
         return False
 
     def _submit(self) -> Outcome | None:

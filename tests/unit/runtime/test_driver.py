@@ -13,6 +13,7 @@ import pytest
 from tests.fakes.driven_server import AwaitedClient, DrivenServer, GatedFs, logged_zxids
 from tests.fakes.memory_fs import MemoryFs
 from tests.fakes.replies import Reply, create, delete, set_data
+from zkpy.runtime import clock
 from zkpy.storage.errors import LogFailedError
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import GetDataRequest
@@ -137,28 +138,44 @@ async def test_everything_of_one_turn_of_the_loop_is_one_batch(start: Start) -> 
     assert server.driver.log_stats.batch_size.count == before + 1
 
 
+class StoppedClock:
+    """Time passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_ms = clock.mono_ms()
+
+    def wall_ms(self) -> int:
+        return clock.wall_ms()
+
+    def mono_ms(self) -> int:
+        return self.now_ms
+
+
 async def test_before_the_loop_waits_for_the_disk_it_takes_what_keeps_coming(start: Start) -> None:
-    server = start()
+    server = start(clock=StoppedClock())
     client = await server.client()
     server.worker._pace.is_fast = True
     sizes = server.driver.log_stats.batch_size
     before = sizes.count
-    for number in range(5):
+    for number in range(20):
         client.send(OpCode.CREATE, create(f"/{number}"))
         await asyncio.sleep(0)  # one turn of the loop
-    assert len(await replies(client, 5)) == 5
-    assert (sizes.count, sizes.max) == (before + 1, 5)
+    assert len(await replies(client, 20)) == 20
+    assert (sizes.count, sizes.max) == (before + 1, 20)
 
 
-async def test_but_not_for_ever(start: Start) -> None:
-    server = start()
+async def test_but_for_a_millisecond_only(start: Start) -> None:
+    time = StoppedClock()
+    server = start(clock=time)
     client = await server.client()
     server.worker._pace.is_fast = True
-    for number in range(40):
+    for number in range(20):
+        if number == 5:
+            time.now_ms += 1
         client.send(OpCode.CREATE, create(f"/{number}"))
         await asyncio.sleep(0)
-    assert len(await replies(client, 40)) == 40
-    assert server.driver.log_stats.batch_size.max == 17
+    assert len(await replies(client, 20)) == 20
+    assert server.driver.log_stats.batch_size.max == 14, "what came in the second millisecond"
 
 
 async def test_a_flush_delay_waits_for_more_until_the_batch_is_full(start: Start) -> None:
