@@ -82,8 +82,11 @@ def extensions() -> list[Any]:
     from mypyc.build import mypycify
 
     hot = [path for path in HOT if Path(path).name not in PLAIN]
+    # Whoever only builds may not have the dependencies; `make check` is strict.
+    os.environ["MYPYPATH"] = "protocol"
+    lenient = ["--config-file=", "--ignore-missing-imports"]
     # -O1 is as fast as -O2 here and compiles in half the time.
-    return mypycify(hot, opt_level="1", debug_level="0", group_name="zkpy")
+    return mypycify([*lenient, *hot], opt_level="1", debug_level="0", group_name="zkpy")
 
 
 setup(ext_modules=extensions())
