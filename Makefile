@@ -67,7 +67,7 @@ sim: setup  ## whole ensembles in virtual time: SEED=… RUNS=…; interrupted, 
 mutants: setup  ## known bugs put into the code, one at a time: their tests have to fail; ONLY="4925 3104" for some lessons
 	$(BIN)/python -m tests.mutants.run $(ONLY)
 
-fuzz: setup  ## coverage-guided, SECONDS_EACH per input surface
+fuzz: plain  ## coverage-guided, SECONDS_EACH per input surface
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS_EACH)
 
 bench: compile  ## beside Apache ZooKeeper 3.9.5: needs Java, Maven, cc
