@@ -335,6 +335,26 @@ class Checks:
         ]
         return list(max(views, key=lambda committed: committed.version).servers)
 
+    def _waits_for_an_election(self, server_id: int) -> bool:
+        """Whether it has promised a later epoch than that of the leader, whom it may not follow (quorum protocol §7.2 step 3).
+
+        Somebody had begun to lead with that epoch and found no quorum. It joins when the next leader is elected.
+        """
+        led = [
+            server.process.peer.state.current_epoch
+            for server in self._cluster.servers.values()
+            if server.process is not None
+            and isinstance(server.process.peer.role, Leader)
+            and self.watched[server.server_id].service is not None
+        ]
+        process = self._cluster.servers[server_id].process
+        return (
+            bool(led)
+            and process is not None
+            and self.watched[server_id].service is None
+            and process.peer.state.accepted_epoch > max(led)
+        )
+
     def differences(self) -> list[str]:
         """What keeps the servers from being the same, once nothing is under way."""
         found = []
@@ -342,7 +362,9 @@ class Checks:
         for server_id in self.members():
             watched = self.watched[server_id]
             process = self._cluster.servers[server_id].process
-            if process is None or watched.service is None:
+            if self._waits_for_an_election(server_id):
+                pass
+            elif process is None or watched.service is None:
                 found.append(f"server {server_id} does not serve")
             elif watched.tip is not ledger.tip:
                 found.append(f"server {server_id} is at {watched.tip}, not at {ledger.tip}")
@@ -352,6 +374,8 @@ class Checks:
         """Trees and sessions are compared in full."""
         ledger = self.ledger
         for server_id in self.members():
+            if self._waits_for_an_election(server_id):
+                continue
             process = self._cluster.servers[server_id].process
             assert process is not None
             database = process.peer.state.database

@@ -468,3 +468,13 @@ def test_progress_resumes(running: Running) -> None:
         running.server(server_id).crash(power=False)
     with pytest.raises(ViolationError, match="30 s after everything was well nothing moves: "):
         running.cluster._reach(lambda: not running.checks.differences(), "nothing moves")
+
+
+def test_only_a_promise_of_a_later_epoch_excuses_a_server_from_serving(running: Running) -> None:
+    state = running.process(running.follower_id).peer.state
+    running.checks.watched[running.follower_id].service = None
+    assert running.checks.differences() == [f"server {running.follower_id} does not serve"]
+    state.accepted_epoch = state.current_epoch + 1
+    assert running.checks.differences() == []
+    running.checks.watched[running.leader_id].service = None
+    assert len(running.checks.differences()) == 2, "no leader keeps it out"
