@@ -84,8 +84,9 @@ class Checks:
         # Servers that have lost their disk and have not got the history again.
         self.unsynced: set[int] = set()
         self._leaders: dict[int, Incarnation] = {}
-        # Session -> when its client asked for it last, successfully, and its timeout.
-        self._attached: dict[int, tuple[int, int]] = {}
+        self._led_since_us: dict[int, int] = {}
+        # Session -> when its client asked for it last, successfully, its timeout, and the epoch of the server that gave it.
+        self._attached: dict[int, tuple[int, int, int]] = {}
         self._chance = 0
 
     # -- the disk
@@ -236,6 +237,7 @@ class Checks:
         name = process.server.name
         if isinstance(role, Leader):
             other = self._leaders.setdefault(role.epoch, process)
+            self._led_since_us.setdefault(role.epoch, self._world.now_us)
             if other is not process:
                 raise ViolationError(f"{name} and {other.server.name} both lead epoch {role.epoch}")
             # A leader that has slept may hear of its own quorum when a later one has gone on.
@@ -280,16 +282,22 @@ class Checks:
 
     # -- sessions
 
-    def attached(self, session_id: int, asked_us: int, timeout_ms: int) -> None:
-        """A client has its session, for which it had asked then."""
+    def attached(self, session_id: int, asked_us: int, timeout_ms: int, epoch: int) -> None:
+        """A client has its session, for which it had asked then, from a server of this epoch."""
         if session_id in self.ledger.closed:
             raise ViolationError(f"session {session_id:#x} is given back, but was closed")
-        self._attached[session_id] = (asked_us, timeout_ms * 1000)
+        self._attached[session_id] = (asked_us, timeout_ms * 1000, epoch)
 
     def _check_expiry(self, txn: Txn) -> None:
-        """A leader closes a session only when nothing was heard of it for its timeout, by a clock that may go too fast."""
+        """A leader closes a session only when nothing was heard of it for its timeout, by a clock that may go too fast.
+
+        The leader before it may have given the session back meanwhile, as long as it did not notice that it leads no more. Of that
+        this one cannot know: it counts from when it began.
+        """
         if txn.type == _CLOSE_SESSION and txn.cxid == 0 and txn.client_id in self._attached:
-            asked_us, timeout_us = self._attached[txn.client_id]
+            asked_us, timeout_us, epoch = self._attached[txn.client_id]
+            if epoch < epoch_of(txn.zxid):
+                asked_us = min(asked_us, self._led_since_us[epoch_of(txn.zxid)])
             if self._world.now_us < asked_us + timeout_us * 1000 // CLOCK_RATE_MAX:
                 raise ViolationError(f"session {txn.client_id:#x} expires before its timeout")
 

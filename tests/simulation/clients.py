@@ -89,6 +89,7 @@ class SimClient:
         self._end: End | None = None
         self._is_connected = False
         self._is_away = False
+        self._server_id = 0
         self._password = bytes(16)
         self._count = 0
         self._xid = 0
@@ -110,6 +111,7 @@ class SimClient:
         end, other = cluster.network.connect(-self.number, server_id)
         end.shell = self
         self._end = end
+        self._server_id = server_id
         self._dialled_us = self._heard_us = self.world.now_us
         process.accept_client(other)
         answers = self.answers
@@ -175,7 +177,9 @@ class SimClient:
         self._is_connected = True
         answers.session_id = response.session_id
         self._password = response.passwd or b""
-        self.cluster.checks.attached(response.session_id, self._dialled_us, response.time_out)
+        process = self.cluster.servers[self._server_id].process
+        epoch = 0 if process is None else process.peer.state.current_epoch
+        self.cluster.checks.attached(response.session_id, self._dialled_us, response.time_out, epoch)
         if self._is_super:
             self._send([_AUTH])
 

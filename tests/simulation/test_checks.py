@@ -7,6 +7,7 @@ told, that is made wrong.
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -432,15 +433,28 @@ def test_in_the_end_servers_are_compared_in_full(running: Running, what: str) ->
 def test_a_session_lives_as_long_as_it_may_and_is_not_given_back(running: Running) -> None:
     checks = running.checks
     now_us = running.cluster.world.now_us
-    checks.attached(SESSION, now_us - 4_100_000, 4000)
+    checks.attached(SESSION, now_us - 4_100_000, 4000, 2)
     expired = Txn.make(SESSION, 0, EPOCH << 1, 0, OpCode.CLOSE_SESSION, CloseSessionTxn([]), None)
     checks._check_expiry(expired)
-    checks.attached(SESSION, now_us - 3_700_000, 4000)
+    checks.attached(SESSION, now_us - 3_700_000, 4000, 2)
     with pytest.raises(ViolationError, match="session 0x1000 expires before its timeout"):
         checks._check_expiry(expired)
     checks.ledger.closed[SESSION] = 1
     with pytest.raises(ViolationError, match="session 0x1000 is given back, but was closed"):
-        checks.attached(SESSION, now_us, 4000)
+        checks.attached(SESSION, now_us, 4000, 2)
+
+
+@pytest.mark.parametrize(("led_us", "is_early"), [(4_100_000, False), (3_700_000, True)])
+def test_what_an_earlier_leader_gives_back_a_later_one_counts_from_its_own_beginning(
+    running: Running, led_us: int, is_early: bool
+) -> None:
+    checks = running.checks
+    now_us = running.cluster.world.now_us
+    checks._led_since_us[2] = now_us - led_us
+    checks.attached(SESSION, now_us - 100_000, 4000, 1)
+    expired = Txn.make(SESSION, 0, EPOCH << 1, 0, OpCode.CLOSE_SESSION, CloseSessionTxn([]), None)
+    with pytest.raises(ViolationError, match="before its timeout") if is_early else nullcontext():
+        checks._check_expiry(expired)
 
 
 def test_answers_come_in_the_order_of_asking(running: Running) -> None:
