@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import os
 import socket
 from dataclasses import replace
@@ -25,26 +24,19 @@ from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import ConnectRequest, ExistsRequest, GetDataRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from zkpy.core.peer import Peer
 
 
 @pytest.fixture
-async def member_of(tmp_path: Path) -> AsyncIterator[Callable[..., Server]]:
-    servers: list[Server] = []
-    thresholds = gc.get_threshold()
-
+def member_of(servers: list[Server], tmp_path: Path) -> Callable[..., Server]:
     def make(*lines: str, size: int = 1) -> Server:
         servers.append(Server(configuration(tmp_path, size, *lines)))
         return servers[-1]
 
-    yield make
-    for server in servers:
-        await server.close()
-    gc.unfreeze()
-    gc.set_threshold(*thresholds)
+    return make
 
 
 def configuration(directory: Path, size: int, *lines: str) -> ServerConfig:

@@ -6,7 +6,6 @@ Each has an address of loopback of its own, as the port for observers is the sam
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 from typing import TYPE_CHECKING
 
@@ -38,8 +37,9 @@ EVERYBODY = (*VOTERS, OBSERVER)
 class Members:
     """The servers of a test, by id, and how to find them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, made: list[Server]) -> None:
         self.directory = directory
+        self._made = made
         self.quorum = dict.fromkeys(EVERYBODY, free_port())
         self.election, self.for_observers = free_port(), free_port()
         self.clients = {server_id: free_port() for server_id in EVERYBODY}
@@ -67,6 +67,7 @@ class Members:
         if not file.exists():
             file.write_text("\n".join([*keys, *map(self.line, EVERYBODY)]) + "\n")
         server = self.servers[server_id] = Server(load_config([str(file)], {}))
+        self._made.append(server)
         await server.start()
         return server
 
@@ -101,21 +102,13 @@ class Members:
         with socket.socket() as probe:
             return probe.connect_ex((self.host(server_id), port)) == 0
 
-    async def close(self) -> None:
-        for client in self.opened:
-            await client.close()
-        for server in self.servers.values():
-            await server.close()
-
 
 @pytest.fixture
-async def members(tmp_path: Path) -> AsyncIterator[Members]:
-    thresholds = gc.get_threshold()
-    made = Members(tmp_path)
+async def members(servers: list[Server], tmp_path: Path) -> AsyncIterator[Members]:
+    made = Members(tmp_path, servers)
     yield made
-    await made.close()
-    gc.unfreeze()
-    gc.set_threshold(*thresholds)
+    for client in made.opened:
+        await client.close()
 
 
 async def read(client: WireClient, path: str) -> bytes | None:

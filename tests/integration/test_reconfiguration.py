@@ -7,7 +7,6 @@ conformance/reconfig_run.py.
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.records import GetDataRequest, ReconfigRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -42,9 +41,7 @@ class Place:
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Callable[[Path], Any]]:
-    servers: list[Server] = []
-    thresholds = gc.get_threshold()
+def start(servers: list[Server]) -> Callable[[Path], Any]:
 
     async def make(file: Path) -> Server:
         server = Server(load_config([str(file)], {}))
@@ -52,11 +49,7 @@ async def start() -> AsyncIterator[Callable[[Path], Any]]:
         await server.start()
         return server
 
-    yield make
-    for server in servers:
-        await server.close()
-    gc.unfreeze()
-    gc.set_threshold(*thresholds)
+    return make
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import signal
 import socket
@@ -25,7 +24,7 @@ from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import ExistsRequest, GetDataRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -167,19 +166,13 @@ def test_a_second_server_on_the_same_directory_does_not_start(tmp_path: Path) ->
 
 
 @pytest.fixture
-async def server_of(tmp_path: Path) -> AsyncIterator[Callable[..., Server]]:
-    servers: list[Server] = []
-    thresholds = gc.get_threshold()
+def server_of(servers: list[Server], tmp_path: Path) -> Callable[..., Server]:
 
     def make(*lines: str, **changes: Any) -> Server:
         servers.append(Server(configuration(tmp_path, *lines, **changes)))
         return servers[-1]
 
-    yield make
-    for server in servers:
-        await server.close()
-    gc.unfreeze()
-    gc.set_threshold(*thresholds)
+    return make
 
 
 def configuration(directory: Path, *lines: str, client_port: int = 0) -> ServerConfig:

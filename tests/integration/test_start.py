@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import AuthPacket, CreateTxn, ExistsRequest, GetDataRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+    from collections.abc import Callable, Iterator, MutableMapping
     from pathlib import Path
 
 Said = list["MutableMapping[str, Any]"]
@@ -34,20 +33,14 @@ RULES = OwnerRules(extended=False, emulate_353=False)
 
 
 @pytest.fixture
-async def server_of(tmp_path: Path) -> AsyncIterator[Callable[..., Server]]:
+def server_of(servers: list[Server], tmp_path: Path) -> Callable[..., Server]:
     """Makes servers of lines of zoo.cfg, and of changes of what was read from them."""
-    servers: list[Server] = []
-    thresholds = gc.get_threshold()
 
     def make(*lines: str, **changes: Any) -> Server:
         servers.append(Server(replace(configuration(tmp_path, *lines), **changes)))
         return servers[-1]
 
-    yield make
-    for server in servers:
-        await server.close()
-    gc.unfreeze()
-    gc.set_threshold(*thresholds)
+    return make
 
 
 @pytest.fixture
