@@ -293,10 +293,12 @@ class Writer:
             self.candidates.append(copy.deepcopy(model))
         self._sent = []
 
-    def closed_again(self) -> None:
-        """The server has answered a second close of the session: whatever was done, it is closed."""
-        for model in self.candidates:
+    def closing_again(self) -> None:
+        """A second close of the session is sent: should no answer come, it may follow whatever was done."""
+        closed = copy.deepcopy(self.candidates)
+        for model in closed:
             model.apply(("close",))
+        self.candidates = [model for model in self.candidates if model.alive] + closed
 
     def reconcile(self, tree: Tree) -> None:
         """Find which of the possible states this is.

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionLoss, SessionExpiredError
+from wire_client import Broken
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent
@@ -405,3 +406,29 @@ class Promises:
         verdict = f"FAIL ({self.failed} broken)" if self.failed else "PASS"
         print(f"{self.system}: {verdict} in {time.monotonic() - self.began:.0f} s", flush=True)
         raise SystemExit(1 if self.failed else 0)
+
+
+def run_each(
+    name: str,
+    runs: Sequence[tuple[Callable[[Promises, Path, Sequence[str], int], None], str]],
+    seed: int,
+    keep: bool,
+) -> None:
+    """Parts, each on the kinds of servers beside it, with promises and a directory of its own. Leaves with 1 if one failed."""
+    failed = 0
+    with work_directory(name, keep) as directory:
+        for number, (part, kinds) in enumerate(runs):
+            promises = Promises(f"{part.__name__.removesuffix('_part')} {kinds}", limit=600)
+            print(f"-- {promises.system}", flush=True)
+            try:
+                part(promises, directory / str(number), kinds.split(","), seed)
+                promises.end()
+            except SystemExit as verdict:
+                failed += bool(verdict.code)
+                if isinstance(verdict.code, str):
+                    print(verdict.code, flush=True)
+            except Broken as seen:  # by a writer, when it was stopped
+                failed += 1
+                print(f"FAIL {seen}", flush=True)
+        if failed:
+            raise SystemExit(f"{failed} of {len(runs)} runs failed")

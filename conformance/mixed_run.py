@@ -34,7 +34,7 @@ from pathlib import Path
 from agreement import CONFIG as CONFIG_NODE
 from agreement import PROBE, agree, metric
 from ensemble_roles import leader, make_leader, serves, wait_for_leader
-from harness import Promises, Zk, free_port, wait_for, work_directory, zk_members
+from harness import Promises, Zk, free_port, run_each, wait_for, zk_members
 from kazoo.client import KazooClient, KazooState
 from kazoo.exceptions import KazooException
 from roaming_load import RoamingLoad, damages
@@ -413,21 +413,10 @@ def main() -> None:
         return
     parts = arguments.parts.split(",")
     print(f"seed {arguments.seed}", flush=True)
-    failed = 0
-    with work_directory("mixed", arguments.keep) as directory:
-        runs = [(kill_part, kinds) for kinds in arguments.kinds or ENSEMBLES if "kill" in parts]
-        runs += [(swap_part, kinds) for kinds in arguments.swap or SWAPS if "swap" in parts]
-        runs += [(observed_part, kinds) for kinds in arguments.observed or OBSERVED if "observed" in parts]
-        for number, (part, kinds) in enumerate(runs):
-            promises = Promises(f"{part.__name__.removesuffix('_part')} {kinds}", limit=600)
-            print(f"-- {promises.system}", flush=True)
-            try:
-                part(promises, directory / str(number), kinds.split(","), arguments.seed)
-                promises.end()
-            except SystemExit as verdict:
-                failed += bool(verdict.code)
-        if failed:
-            raise SystemExit(f"{failed} of {len(runs)} runs failed")
+    runs = [(kill_part, kinds) for kinds in arguments.kinds or ENSEMBLES if "kill" in parts]
+    runs += [(swap_part, kinds) for kinds in arguments.swap or SWAPS if "swap" in parts]
+    runs += [(observed_part, kinds) for kinds in arguments.observed or OBSERVED if "observed" in parts]
+    run_each("mixed", runs, arguments.seed, arguments.keep)
 
 
 if __name__ == "__main__":

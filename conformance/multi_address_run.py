@@ -23,7 +23,7 @@ from pathlib import Path
 
 import network
 from ensemble_roles import leader, serves, wait_for_leader
-from harness import Promises, Zk, free_port, work_directory
+from harness import Promises, Zk, free_port, run_each
 from mixed_run import Run
 from wire_client import Broken
 
@@ -33,10 +33,11 @@ ENSEMBLES = (
     "zkpy,zkpy,apache:3.9.5",
     "apache:3.9.5,zkpy,apache:3.9.5",
 )
+TICK_MS, SYNC_LIMIT = 1000, 4
 CONFIG = {
-    "tickTime": 1000,
+    "tickTime": TICK_MS,
     "initLimit": 10,
-    "syncLimit": 4,
+    "syncLimit": SYNC_LIMIT,
     "maxSessionTimeout": 60000,
     "multiAddress.enabled": "true",
 }
@@ -67,7 +68,7 @@ def heal() -> None:
     network.run("iptables", "-F", "INPUT")
 
 
-def run_on(promises: Promises, directory: Path, kinds: Sequence[str], seed: int) -> None:
+def networks_part(promises: Promises, directory: Path, kinds: Sequence[str], seed: int) -> None:
     """One ensemble."""
     for dead, alive in (NETWORKS, NETWORKS[::-1]):
         run = Run(promises, members(directory / str(dead), kinds), seed)
@@ -92,8 +93,9 @@ def run_on(promises: Promises, directory: Path, kinds: Sequence[str], seed: int)
                 heal()
                 die(alive)
                 began = time.monotonic()
-                time.sleep(CONFIG["syncLimit"])  # type: ignore[arg-type]
-                said.append(f"all write after {CONFIG['syncLimit'] + run.load.progress():.1f} s")
+                noticed_s = SYNC_LIMIT * TICK_MS / 1000
+                time.sleep(noticed_s)
+                said.append(f"all write after {noticed_s + run.load.progress():.1f} s")
                 for server in run.servers:
                     serves(server)
                 said.append(f"all serve after {time.monotonic() - began:.1f} s")
@@ -117,24 +119,8 @@ def main() -> None:
     network.go_inside()
     network.run("ip", "link", "set", "lo", "up")
     print(f"seed {arguments.seed}", flush=True)
-    failed = 0
-    ensembles = arguments.kinds or ENSEMBLES
-    with work_directory("multi-address", arguments.keep) as directory:
-        for number, kinds in enumerate(ensembles):
-            promises = Promises(kinds, limit=600)
-            print(f"-- {kinds}", flush=True)
-            try:
-                run_on(promises, directory / str(number), kinds.split(","), arguments.seed)
-                promises.end()
-            except SystemExit as verdict:
-                failed += bool(verdict.code)
-                if isinstance(verdict.code, str):
-                    print(verdict.code, flush=True)
-            except Broken as seen:  # by a writer, when it was stopped
-                failed += 1
-                print(f"FAIL {seen}", flush=True)
-        if failed:
-            raise SystemExit(f"{failed} of {len(ensembles)} ensembles failed")
+    runs = [(networks_part, kinds) for kinds in arguments.kinds or ENSEMBLES]
+    run_each("multi-address", runs, arguments.seed, arguments.keep)
 
 
 if __name__ == "__main__":

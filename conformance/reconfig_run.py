@@ -32,7 +32,7 @@ from typing import Any
 
 from agreement import CONFIG as CONFIG_NODE
 from ensemble_roles import leader, wait_for_leader
-from harness import Promises, Zk, free_port, wait_for, work_directory
+from harness import Promises, Zk, free_port, run_each, wait_for
 from mixed_run import KeptSessions, Run
 from roaming_load import RoamingLoad
 from wire_client import Broken, ConnectionGone, Refused, Wire, create
@@ -700,25 +700,9 @@ def main() -> None:
         return
     parts = arguments.parts.split(",")
     print(f"seed {arguments.seed}", flush=True)
-    failed = 0
-    with work_directory("reconfig", arguments.keep) as directory:
-        known = {"life": life_part, "single": single_part, "crash": crash_part, "refused": refused_part}
-        runs = [(known[part], kinds) for kinds in arguments.kinds or ENSEMBLES for part in parts]
-        for number, (part, kinds) in enumerate(runs):
-            promises = Promises(f"{part.__name__.removesuffix('_part')} {kinds}", limit=600)
-            print(f"-- {promises.system}", flush=True)
-            try:
-                part(promises, directory / str(number), kinds.split(","), arguments.seed)
-                promises.end()
-            except SystemExit as verdict:
-                failed += bool(verdict.code)
-                if isinstance(verdict.code, str):
-                    print(verdict.code, flush=True)
-            except Broken as seen:  # by a writer, when it was stopped
-                failed += 1
-                print(f"FAIL {seen}", flush=True)
-        if failed:
-            raise SystemExit(f"{failed} of {len(runs)} runs failed")
+    known = {"life": life_part, "single": single_part, "crash": crash_part, "refused": refused_part}
+    runs = [(known[part], kinds) for kinds in arguments.kinds or ENSEMBLES for part in parts]
+    run_each("reconfig", runs, arguments.seed, arguments.keep)
 
 
 if __name__ == "__main__":

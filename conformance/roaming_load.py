@@ -97,8 +97,9 @@ class Roamer:
             if session_id:
                 accepted = wire.connect(session_id, password, writer.last_zxid)
                 if accepted and any(not model.alive for model in writer.candidates):
+                    writer.closing_again()
                     wire.call(OpCode.CLOSE_SESSION)
-                    writer.closed_again()
+                    writer.said(False)
                     accepted = False
                 else:
                     writer.said(accepted)
