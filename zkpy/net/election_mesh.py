@@ -522,7 +522,7 @@ class _Connection(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         if sock is not None and keepalive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if sock is not None and unconfirmed_max_ms is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        if sock is not None and unconfirmed_max_ms is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unconfirmed_max_ms)
         if peer.waiting is not None:
             self.send_waiting()

@@ -472,7 +472,6 @@ async def test_only_as_many_addresses_are_dialled_as_it_takes(
     assert second.wires.empty()
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such deadline")
 @pytest.mark.parametrize("count", [1, 2])
 async def test_a_connection_that_does_not_get_through_ends_in_time_if_there_is_another_address(
     world: World, count: int
