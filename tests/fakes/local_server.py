@@ -11,6 +11,7 @@ set writes stay in flight until `persist` or `settle`; time moves by `advance` o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tests.fakes.replies import Event, Reply, decode_frames, encode
@@ -227,6 +228,48 @@ class Client:
         return data[end:]
 
 
+def deliver(dirty: list[ClientLink]) -> None:
+    """What a service has to say reaches its clients."""
+    while dirty:
+        links = dirty.copy()
+        dirty.clear()
+        for link in links:
+            assert isinstance(link.shell, Client)
+            assert links.count(link) == 1, "a link is dirty once"
+            link.shell.flush()
+        assert all(link.state != DROPPED or not link.out for link in links)
+
+
+class Clock(Protocol):
+    """Whoever lets time pass."""
+
+    wall_ms: int
+    mono_ms: int
+
+
+class Gate(ABC):
+    """A `Server` for clients of a service that something else drives, and that may be another one later."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    @property
+    @abstractmethod
+    def service(self) -> Service:
+        """The one that serves now."""
+
+    @property
+    def wall_ms(self) -> int:
+        return self.clock.wall_ms
+
+    @property
+    def mono_ms(self) -> int:
+        return self.clock.mono_ms
+
+    def pump(self) -> None:
+        deliver(self.service.dirty)
+
+
 class LocalServer:
     """One service and its surroundings.
 
@@ -291,7 +334,7 @@ class LocalServer:
     def pump(self) -> None:
         """Make durable what is proposed, unless held, and deliver what the service has to say."""
         while True:
-            self._deliver()
+            deliver(self.service.dirty)
             if self.holding or not self.persist(1 << 30):
                 return
 
@@ -302,7 +345,7 @@ class LocalServer:
             return False
         self.log += txns
         self.service.persisted(txns[-1].zxid, self.mono_ms)
-        self._deliver()
+        deliver(self.service.dirty)
         return True
 
     def settle(self) -> None:
@@ -310,18 +353,6 @@ class LocalServer:
         held, self.holding = self.holding, False
         self.pump()
         self.holding = held
-
-    def _deliver(self) -> None:
-        dirty = self.service.dirty
-        while dirty:
-            links = dirty.copy()
-            dirty.clear()
-            for link in links:
-                client = link.shell
-                assert isinstance(client, Client)
-                assert links.count(link) == 1, "a link is dirty once"
-                client.flush()
-            assert all(link.state != DROPPED or not link.out for link in links)
 
     def advance(self, ms: int) -> None:
         """Time passes in steps of half a tick, as a server's timer sees it."""
@@ -336,4 +367,4 @@ class LocalServer:
     def log_full(self) -> None:
         """The log had no room for what is in flight and was cut back."""
         self.service.log_rolled_back(self.mono_ms)
-        self._deliver()
+        deliver(self.service.dirty)

@@ -13,16 +13,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from tests.fakes.local_server import MONO_MS, SUPER, WALL_MS, Client, PacketAuth
+from tests.fakes.local_server import MONO_MS, SUPER, WALL_MS, Client, Gate, PacketAuth, deliver
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
 from zkpy.core.data_tree import DataTree
 from zkpy.core.leading import LeadingService
 from zkpy.core.learning import LearningService
-from zkpy.core.link import DROPPED
 from zkpy.core.owners import OwnerRules
 from zkpy.core.pipeline.request import Request
 from zkpy.core.quorum_verifier import Majority
-from zkpy.core.service import Service, ServiceOptions, ServiceParts
+from zkpy.core.service import ServiceOptions, ServiceParts
 from zkpy.core.zab.database import CommittedLog, Database
 from zkpy_protocol.opcodes import OpCode
 
@@ -58,39 +57,20 @@ def make_database(
     return Database(tree, {} if sessions is None else sessions, CommittedLog(500))
 
 
-class MemberServer:
+class MemberServer(Gate):
     """A service and its clients."""
 
     def __init__(self, ensemble: Ensemble, server_id: int, parts: ServiceParts) -> None:
+        super().__init__(ensemble)
         self.ensemble = ensemble
         self.server_id = server_id
         self.parts = parts
-
-    @property
-    def service(self) -> Service:
-        raise NotImplementedError
-
-    @property
-    def wall_ms(self) -> int:
-        return self.ensemble.wall_ms
-
-    @property
-    def mono_ms(self) -> int:
-        return self.ensemble.mono_ms
 
     def pump(self) -> None:
         self.ensemble.pump()
 
     def deliver(self) -> None:
-        """What the service has to say reaches its clients."""
-        dirty = self.service.dirty
-        while dirty:
-            links = dirty.copy()
-            dirty.clear()
-            for link in links:
-                assert isinstance(link.shell, Client)
-                link.shell.flush()
-            assert all(link.state != DROPPED or not link.out for link in links)
+        deliver(self.service.dirty)
 
     def client(self, *, host: str = "127.0.0.1", timeout_ms: int = 10_000, **more: Any) -> Client:
         """A client with a new session."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.fakes.local_server import Client
+from tests.fakes.local_server import Client, Gate
 from tests.fakes.member_services import make_parts
 from tests.unit.core.test_peer import (
     STRANGER,
@@ -76,33 +76,17 @@ def looking(**options: Any) -> tuple[Host, Peer]:
     return host, peer
 
 
-class ClientPort:
+class ClientPort(Gate):
     """Where clients of a peer come to."""
 
     def __init__(self, host: Host, peer: Peer) -> None:
+        super().__init__(host)
         self.host = host
         self.peer = peer
 
     @property
     def service(self) -> Service:
         return self.peer.service
-
-    @property
-    def wall_ms(self) -> int:
-        return self.host.wall_ms
-
-    @property
-    def mono_ms(self) -> int:
-        return self.host.mono_ms
-
-    def pump(self) -> None:
-        dirty = self.peer.state.client_dirty
-        while dirty:
-            links = dirty.copy()
-            dirty.clear()
-            for link in links:
-                assert isinstance(link.shell, Client)
-                link.shell.flush()
 
 
 def advance(host: Host, peer: Peer, ms: int) -> None:

@@ -35,9 +35,8 @@ class LonelyServer(MemberServer):
     """It has everything up to `ZXID`, one global session, and nobody else."""
 
     def __init__(self, **options: Any) -> None:
-        self.clock = Ensemble()
         parts = make_parts(2, **({"local_sessions_enabled": True} | options))
-        super().__init__(self.clock, 2, parts)
+        super().__init__(Ensemble(), 2, parts)
         database = make_database(ZXID, sessions={GLOBAL: 10_000})
         self._service = ReadOnlyService(parts, database, self.wall_ms, self.mono_ms)
 

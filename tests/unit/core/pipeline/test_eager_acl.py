@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.fakes.local_server import MONO_MS, WALL_MS, Client, LocalServer, PacketAuth
+from tests.fakes.local_server import MONO_MS, WALL_MS, Client, LocalServer, PacketAuth, deliver
 from tests.fakes.replies import OPEN, READ_ONLY, create, create_ttl, delete, encode, multi, set_data
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
 from zkpy.core.acl import AccessRules
@@ -147,10 +147,7 @@ class Gate:
         self.service = service
 
     def pump(self) -> None:
-        while self.service.dirty:
-            shell = self.service.dirty.pop(0).shell
-            assert isinstance(shell, Client)
-            shell.flush()
+        deliver(self.service.dirty)
 
 
 def parts(*, enabled: bool) -> tuple[ServiceParts, Database]:

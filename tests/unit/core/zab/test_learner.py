@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fakes.local_server import Client
+from tests.fakes.local_server import Client, Gate
 from tests.fakes.replies import OPEN
 from tests.fakes.replies import create as create_request
 from tests.unit.core.zab.learner_host import (
@@ -172,10 +172,11 @@ def test_the_established_epoch_is_known_with_the_ack_of_uptodate() -> None:
 # -- clients (§9.5 to §10)
 
 
-class Gate:
-    """A learner as `Client` wants to see a server."""
+class LearnerGate(Gate):
+    """Where clients of a learner come to."""
 
     def __init__(self, host: Host) -> None:
+        super().__init__(host)
         self.host = host
 
     @property
@@ -183,24 +184,6 @@ class Gate:
         service = self.host.learner.service
         assert service is not None
         return service
-
-    @property
-    def wall_ms(self) -> int:
-        return self.host.wall_ms
-
-    @property
-    def mono_ms(self) -> int:
-        return self.host.mono_ms
-
-    def pump(self) -> None:
-        dirty = self.host.state.client_dirty
-        while dirty:
-            links = dirty.copy()
-            dirty.clear()
-            for link in links:
-                client = link.shell
-                assert isinstance(client, Client)
-                client.flush()
 
 
 def committed_at(host: Host, txn: Txn) -> None:
@@ -217,7 +200,7 @@ def session_txn(zxid_: int, session_id: int, timeout_ms: int = 10_000) -> Txn:
 @pytest.mark.parametrize("observer", [False, True])
 def test_a_client_is_served_by_way_of_the_leader(observer: bool) -> None:
     host = following(observer=observer)
-    gate = Gate(host)
+    gate = LearnerGate(host)
     client = Client(gate, ids=[Id("digest", "u:p")])
     assert client.connect(timeout_ms=10_000) is None
     (request,) = host.sent_packets()
@@ -253,9 +236,9 @@ def test_a_client_is_served_by_way_of_the_leader(observer: bool) -> None:
     assert (reply.xid, reply.err) == (6, ErrorCode.NODEEXISTS)
 
 
-def served(host: Host) -> tuple[Gate, Client]:
+def served(host: Host) -> tuple[LearnerGate, Client]:
     """A client with a session."""
-    gate = Gate(host)
+    gate = LearnerGate(host)
     client = Client(gate)
     client.connect(timeout_ms=10_000)
     committed_at(host, session_txn(host.tree.last_zxid + 1 or zxid(1, 1), client.link.session_id))
@@ -300,7 +283,7 @@ def test_syncs_are_answered_in_order() -> None:
 @pytest.mark.parametrize("valid", [False, True])
 def test_a_session_of_another_server_goes_on_if_the_leader_says_so(valid: bool) -> None:
     host = following()
-    gate = Gate(host)
+    gate = LearnerGate(host)
     client = Client(gate)
     assert client.connect(timeout_ms=8000, session_id=99, password=session_password(99)) is None
     assert host.sent_packets() == [

@@ -25,7 +25,7 @@ from tests.unit.core.zab.learner_host import (
     txns,
     zxid,
 )
-from tests.unit.core.zab.test_learner import Gate, served
+from tests.unit.core.zab.test_learner import LearnerGate, served
 from zkpy.core.membership import Membership
 from zkpy.core.passwords import session_password
 from zkpy.core.zab.effects import ReadHistory
@@ -397,7 +397,7 @@ def test_an_answer_about_a_session_goes_to_whoever_asked_first_and_for_that_sess
     host = following()
     observer = Scripted(host).synchronize(0)
     observer.say(revalidate(8, 4000), revalidate(9, 5000))
-    gate = Gate(host)
+    gate = LearnerGate(host)
     client = Client(gate)
     client.connect(timeout_ms=8000, session_id=99, password=session_password(99))
     host.sent()
