@@ -52,6 +52,24 @@ def held_with(server_id: int) -> tuple[Ensemble, Client, Client]:
     return ensemble, clients[0], clients[1]
 
 
+def held_up() -> tuple[Ensemble, LearnerServer, Client]:
+    """The client is back while what it sent before is under way: a create, a sync and a delete, xids 1 to 3."""
+    ensemble, learner, client = held()
+    client.send(OpCode.CREATE, create("/old"), xid=1)
+    client.send(OpCode.SYNC, SYNC, xid=2)
+    client.send(OpCode.DELETE, delete("/none"), xid=3)
+    client.hang_up()
+    return ensemble, learner, learner.reconnect(client)
+
+
+def commit_for_others(ensemble: Ensemble, client: Client, count: int) -> None:
+    """The next txns are committed one by one, and none of them answers this client."""
+    for _ in range(count):
+        ensemble.leader.persist(1)
+        ensemble.pump()
+        assert client.received() == []
+
+
 def xids(client: Client) -> list[int]:
     return [reply.xid for reply in client.replies()]
 
@@ -178,31 +196,18 @@ def test_an_expiry_does_not_answer_a_request() -> None:
 
 def test_old_requests_of_a_session_do_not_answer_those_of_its_next_connection() -> None:
     """Some clients count their xids from 1 on every connection."""
-    ensemble, learner, client = held()
-    client.send(OpCode.CREATE, create("/old"), xid=1)
-    client.send(OpCode.SYNC, SYNC, xid=2)
-    client.send(OpCode.DELETE, delete("/none"), xid=3)
-    client.hang_up()
-    again = learner.reconnect(client)
+    ensemble, learner, again = held_up()
     assert again.connect_response is not None
     again.send(OpCode.CREATE, create("/new"), xid=1)
     again.send(OpCode.CREATE, create("/newer"), xid=3)
-    for _ in range(2):
-        ensemble.leader.persist(1)
-        ensemble.pump()
-        assert again.received() == []
+    commit_for_others(ensemble, again, 2)
     ensemble.settle()
     assert [(reply.xid, reply.path) for reply in again.replies()] == [(1, "/new"), (3, "/newer")]
     assert learner.service.stats.outstanding == 0
 
 
 def test_each_old_request_has_one_txn_and_a_sync_has_none() -> None:
-    ensemble, learner, client = held()
-    client.send(OpCode.CREATE, create("/old"), xid=1)
-    client.send(OpCode.SYNC, SYNC, xid=2)
-    client.send(OpCode.DELETE, delete("/none"), xid=3)
-    client.hang_up()
-    again = learner.reconnect(client)
+    ensemble, _, again = held_up()
     # Without the zxid from which on its own requests count, as at an observer.
     again.link.since_zxid = 0
     again.send(OpCode.CREATE, create("/new"), xid=3)
@@ -253,10 +258,7 @@ def test_requests_that_a_session_has_sent_elsewhere_do_not_answer_those_it_sends
     back = learner.reconnect(elsewhere)
     back.send(OpCode.CREATE, create("/here"), xid=1)
     back.send(OpCode.CREATE, create("/here/too"), xid=2)
-    for _ in range(2):
-        ensemble.leader.persist(1)
-        ensemble.pump()
-        assert back.received() == []
+    commit_for_others(ensemble, back, 2)
     ensemble.settle()
     assert [(reply.xid, reply.path) for reply in back.replies()] == [(1, "/here"), (2, "/here/too")]
 

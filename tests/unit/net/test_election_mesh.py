@@ -894,18 +894,26 @@ async def test_only_so_many_connections_may_be_silent(world: World, monkeypatch:
 # -- listening and ending
 
 
+@contextlib.contextmanager
+def taken(address: Address) -> Iterator[None]:
+    """Somebody else listens there for a while."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+        yield
+
+
 async def test_an_election_port_that_is_taken_is_tried_so_many_times(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the exception says which and how often."""
     monkeypatch.setattr(election_mesh, "BIND_RETRY_S", 0.001)
-    with socket.socket() as taken:
-        taken.bind((HOST, free_port()))
-        taken.listen()
-        member = world.member(2, bind_retries=3)
-        member.addresses = [taken.getsockname()]
-        with pytest.raises(ElectionPortError, match=rf"{HOST}:{taken.getsockname()[1]} .* tried 3 times"):
-            await member.start({})
+    member = world.member(2, bind_retries=3)
+    (address,) = member.addresses
+    expected = rf"{HOST}:{address[1]} .* tried 3 times"
+    with taken(address), pytest.raises(ElectionPortError, match=expected):
+        await member.start({})
     assert member.events() == [("election.bind_failed", None)] * 2
 
 
@@ -914,11 +922,9 @@ async def test_of_several_election_addresses_one_is_enough(
 ) -> None:
     """The other is tried as often as configured, and given up with a warning."""
     monkeypatch.setattr(election_mesh, "BIND_RETRY_S", 0.01)
-    with socket.socket() as taken:
-        taken.bind((HOST, free_port()))
-        taken.listen()
-        member = world.member(2, bind_retries=3)
-        member.addresses.insert(0, taken.getsockname())
+    member = world.member(2, bind_retries=3)
+    member.addresses.append((HOST, free_port()))
+    with taken(member.addresses[0]):
         await member.start({})
         wire = Wire(*await asyncio.open_connection(*member.addresses[1]))
         wire.introduce(3)
@@ -935,10 +941,7 @@ async def test_an_election_address_that_is_free_later_is_listened_at_then(
     monkeypatch.setattr(election_mesh, "BIND_RETRY_S", 0.001)
     member = world.member(2, bind_retries=0)
     member.addresses.append((HOST, free_port()))
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(member.addresses[1])
-        taken.listen()
+    with taken(member.addresses[1]):
         await asyncio.wait_for(member.start({}), TIMEOUT_S)
     await until(lambda: len(member.mesh._listeners) == 2)
     wire = Wire(*await asyncio.open_connection(*member.addresses[1]))
@@ -953,10 +956,7 @@ async def test_with_0_retries_binding_is_tried_for_ever(
     """Until it succeeds."""
     monkeypatch.setattr(election_mesh, "BIND_RETRY_S", 0.001)
     member = world.member(2, bind_retries=0)
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(member.addresses[0])
-        taken.listen()
+    with taken(member.addresses[0]):
         starting = asyncio.ensure_future(member.start({}))
         await until(lambda: len(member.records) > 5)
     await asyncio.wait_for(starting, TIMEOUT_S)
