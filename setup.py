@@ -34,17 +34,18 @@ HOT = [
     *(f"zkpy/runtime/{name}.py" for name in ("clock", "driver", "log_thread", "quorum_driver")),
 ]
 PLAIN = {
-    "__init__.py",  # empty
-    "auth.py",  # types only
-    "throttling.py",  # a class derived from deque, which mypyc cannot compile
+    *map(str, Path("zkpy/core").rglob("__init__.py")),  # empty
+    "zkpy/core/auth.py",  # types only
+    "zkpy/core/throttling.py",  # a class derived from deque, which mypyc cannot compile
     # Elections, joining and reconfiguration are rare.
-    "election.py",
-    "votes.py",
-    "learner_sync.py",
-    "membership.py",
-    "observer_master.py",
-    "properties.py",
-    "reconfig.py",
+    "zkpy/core/membership.py",
+    "zkpy/core/pipeline/reconfig.py",
+    "zkpy/core/properties.py",
+    "zkpy/core/zab/election.py",
+    "zkpy/core/zab/learner_sync.py",
+    "zkpy/core/zab/observer_master.py",
+    "zkpy/core/zab/reconfig.py",
+    "zkpy/core/zab/votes.py",
 }
 
 
@@ -81,7 +82,7 @@ def extensions() -> list[Any]:
         return []
     from mypyc.build import mypycify
 
-    hot = [path for path in HOT if Path(path).name not in PLAIN]
+    hot = [path for path in HOT if path not in PLAIN]
     # Whoever only builds may not have the dependencies; `make check` is strict.
     os.environ["MYPYPATH"] = "protocol"
     lenient = ["--config-file=", "--ignore-missing-imports"]
