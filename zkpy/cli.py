@@ -85,7 +85,8 @@ def _server(arguments: Sequence[str]) -> int:
     if not _HELP_OPTIONS.isdisjoint(arguments):
         return _print(SERVER_HELP)
 
-    from zkpy.ops.config import ConfigError, load_config
+    from zkpy.ops.config import ConfigError
+    from zkpy.ops.config_loader import load_config
 
     try:
         config = load_config(arguments, os.environ)

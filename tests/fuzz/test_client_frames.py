@@ -24,7 +24,7 @@ from zkpy.auth.sasl import SaslPolicy, SaslSettings
 from zkpy.core.link import CLOSE_AFTER_FLUSH, QUEUED_BYTES_MAX
 from zkpy.core.pipeline.reads import REPLY_HEADER_BYTES
 from zkpy.net.client_server import SEND_BUFFER_MAX, ClientConnection, ClientPort, PortOptions
-from zkpy.ops.config import config_from_text
+from zkpy.ops.config_loader import config_from_text
 from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.records import (
     AddWatchRequest,

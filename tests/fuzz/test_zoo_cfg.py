@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz import smoke
 from zkpy.core.properties import PropertiesError, parse_properties
-from zkpy.ops.config import ConfigError, config_from_text, known_key_names
+from zkpy.ops.config import ConfigError, known_key_names
+from zkpy.ops.config_loader import config_from_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

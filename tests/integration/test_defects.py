@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zkpy.ops.config import config_from_text
+from zkpy.ops.config_loader import config_from_text
 from zkpy.server import EXIT_OK, EXIT_UNEXPECTED, Server
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zkpy.ops.config import config_from_text
+from zkpy.ops.config_loader import config_from_text
 from zkpy.server import Server
 from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.records import (

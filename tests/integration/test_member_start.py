@@ -18,7 +18,7 @@ from tests.fakes.replies import create, encode
 from tests.fakes.wire_client import WireClient, connect_frame, framed
 from tests.unit.net.test_election_mesh import free_port, until
 from zkpy.ensemble import EXIT_ELECTION_PORT
-from zkpy.ops.config import ServerConfig, load_config
+from zkpy.ops.config_loader import load_config
 from zkpy.server import EXIT_UNEXPECTED, Server, StartError
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import ConnectRequest, ExistsRequest, GetDataRequest
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zkpy.core.peer import Peer
+    from zkpy.ops.config import ServerConfig
 
 
 @pytest.fixture

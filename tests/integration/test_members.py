@@ -15,7 +15,7 @@ from tests.fakes.replies import create
 from tests.fakes.wire_client import TIMEOUT_S, WireClient
 from tests.integration.test_reconfiguration import client_at
 from tests.unit.net.test_election_mesh import free_port, until
-from zkpy.ops.config import load_config
+from zkpy.ops.config_loader import load_config
 from zkpy.server import Server
 from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.records import GetDataRequest, ReconfigRequest, SyncRequest

@@ -16,7 +16,7 @@ from tests.fakes.wire_client import TIMEOUT_S, WireClient, connect_frame
 from tests.unit.net.test_election_mesh import free_port, until
 from zkpy.core.membership import ClientAddress
 from zkpy.ensemble import EXIT_ELECTION_PORT
-from zkpy.ops.config import load_config
+from zkpy.ops.config_loader import load_config
 from zkpy.server import EXIT_INVOCATION, Server, StartError
 from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.records import GetDataRequest, ReconfigRequest

@@ -18,7 +18,7 @@ from kazoo.exceptions import NoNodeError
 
 from tests.fakes.replies import create, create_ttl
 from tests.fakes.wire_client import WireClient, connect_frame
-from zkpy.ops.config import ServerConfig, config_from_text
+from zkpy.ops.config_loader import config_from_text
 from zkpy.server import EXIT_DATA_DIR, EXIT_OK, EXIT_UNEXPECTED, Server, StartError
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import ExistsRequest, GetDataRequest
@@ -26,6 +26,8 @@ from zkpy_protocol.records import ExistsRequest, GetDataRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from zkpy.ops.config import ServerConfig
 
 
 class Process:

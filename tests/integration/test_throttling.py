@@ -15,7 +15,7 @@ import pytest
 from tests.fakes.replies import Reply, create, decode_frames, encode, set_data
 from zkpy import wiring
 from zkpy.core.throttling import LARGE_BYTES_MAX
-from zkpy.ops.config import ServerConfig, config_from_text
+from zkpy.ops.config_loader import config_from_text
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import ConnectRequest, GetDataRequest, RequestHeader
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from typing import Any
+
+    from zkpy.ops.config import ServerConfig
 
 _ALLOWED = 20.0  # seconds for anything to happen; what is fast takes none of them
 

@@ -351,7 +351,7 @@ class Incarnation:
         return PeerState(options, view, database, parts, epochs.accepted, epochs.current)
 
     def _view(self) -> EnsembleView:
-        """What the configuration files say, as `zkpy.ops.config` reads them."""
+        """What the configuration files say, as `zkpy.ops.config_loader` reads them."""
         fs = self.server.fs
         static = {key: value for key, (value, _) in parse_properties(fs.read(CONFIG_FILE)).items()}
         dynamic_file = static["dynamicConfigFile"]

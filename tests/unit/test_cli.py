@@ -15,10 +15,12 @@ import pytest
 import structlog
 
 from zkpy import __version__, cli, ensemble, server
-from zkpy.ops.config import ServerConfig, config_from_text
+from zkpy.ops.config_loader import config_from_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from zkpy.ops.config import ServerConfig
 
 ROOT = Path(__file__).parents[2]
 

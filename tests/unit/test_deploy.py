@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zkpy.ops.config import config_from_text, load_config
+from zkpy.ops.config_loader import config_from_text, load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

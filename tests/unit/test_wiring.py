@@ -9,10 +9,12 @@ import pytest
 from zkpy import wiring
 from zkpy.auth.providers import AuthEnforcement
 from zkpy.core.owners import OwnerRules
-from zkpy.ops.config import ServerConfig, config_from_text
+from zkpy.ops.config_loader import config_from_text
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from zkpy.ops.config import ServerConfig
 
 OWNERS = OwnerRules(extended=False, emulate_353=False)
 

@@ -1,14 +1,10 @@
-"""What the server is told: zoo.cfg, Java system properties and command line, as one typed value.
+"""What the server is told, as one typed value; the keys behind its fields.
 
-    config = load_config(["-Dzookeeper.snapCount=500", "zoo.cfg"], os.environ)
+Owns the names, units and defaults (Apache 3.9.5's) of every key the server acts on. Does not know where a value came from
+(`config_sources`), nor what the keys demand of one another (`config_rules`, `ensemble_rules`); `config_loader` makes the value.
 
-Owns the names, units and defaults (Apache 3.9.5's) of every key the server acts on, which source wins, the checks between
-keys, and the words of each refusal. Does not know what a value is used for, opens nothing but the configuration files,
-``myid``, and logs nothing: what should be said goes into ``notices``.
-
-Sources, weakest first: defaults; ``-D`` in SERVER_JVMFLAGS, in JVMFLAGS, on the command line; the file. A key that is
-marked ``_static`` below is parsed in the file only and strictly; every other key of the file is the system property
-``zookeeper.<key>``, or, marked ``as_is``, the property of just that name.
+A key that is marked ``_static`` below is parsed in the file only and strictly; every other key of the file is the system
+property ``zookeeper.<key>``, or, marked ``as_is``, the property of just that name.
 
 Where things are (all frozen; build variants with ``dataclasses.replace`` or ``config_from_text``):
 
@@ -19,37 +15,25 @@ Where things are (all frozen; build variants with ``dataclasses.replace`` or ``c
 * ``ServerConfig.ensemble`` ``EnsembleConfig``: what only matters to several servers, and ``membership``
 
 Invariants: directories are absolute; ``min_session_timeout_ms <= max_session_timeout_ms``; a port is None when there is
-none, and 0 when any free port is asked for; ``system_properties`` holds the
-properties of all sources under their full names.
+none, and 0 when any free port is asked for; ``system_properties`` holds the properties of all sources under their full names.
 """
 
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, field, fields
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from zkpy.core.membership import Member, Membership, MembershipError, is_membership_key, parse_membership
-from zkpy.core.properties import PropertiesError, Property, parse_properties
-from zkpy.ops import known_keys, values
-from zkpy.storage.dynamic_config import ConfigFiles, version_in_name
-from zkpy.storage.vfs import RealFs
+from zkpy.core.membership import Membership
+from zkpy.ops import values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
-# What `zkpy server` without a file runs with.
-BUILT_IN_FILE = b"tickTime=2000\ndataDir=./zkpy-data\nclientPort=2181\n"
-BUILT_IN_NAME = "(no file)"
-
-_PREFIX = "zookeeper."
+PROPERTY_PREFIX = "zookeeper."
 
 NO_SERVER_ID = -1
 """There is no myid."""
-# With TTL nodes the top byte of a session id means something else from here on.
-_EXTENDED_SERVER_ID_MAX = 0xFE
-_MULTI_ADDRESS_PROPERTY = _PREFIX + "multiAddress.enabled"
 
 
 class ConfigError(Exception):
@@ -64,7 +48,7 @@ class Notice(NamedTuple):
     fields: Mapping[str, object]
 
 
-class _Key(NamedTuple):
+class Key(NamedTuple):
     """How a field of a configuration class is filled; kept in the field's metadata."""
 
     name: str
@@ -76,13 +60,13 @@ class _Key(NamedTuple):
 
     @property
     def property_name(self) -> str:
-        return self.name if self.is_as_is else _PREFIX + self.name
+        return self.name if self.is_as_is else PROPERTY_PREFIX + self.name
 
 
 def _static(
     name: str, parse: Callable[[str], object], default: object = ..., *, is_effective: bool = True
 ) -> Any:
-    return _declared(_Key(name, parse, is_static=True, is_effective=is_effective), default)
+    return _declared(Key(name, parse, is_static=True, is_effective=is_effective), default)
 
 
 def _property(
@@ -95,12 +79,12 @@ def _property(
     alias: str | None = None,
     is_secret: bool = False,
 ) -> Any:
-    key = _Key(name, parse, is_as_is=as_is, is_effective=is_effective, alias=alias)
+    key = Key(name, parse, is_as_is=as_is, is_effective=is_effective, alias=alias)
     return _declared(key, default, is_secret=is_secret)
 
 
-def _declared(key: _Key, default: object, *, is_secret: bool = False) -> Any:
-    """A dataclass field; without a default (...) a later step of the loader fills it when the key is absent."""
+def _declared(key: Key, default: object, *, is_secret: bool = False) -> Any:
+    """A dataclass field; without a default (...) a rule fills it when the key is absent."""
     return field(default=MISSING if default is ... else default, repr=not is_secret, metadata={"key": key})
 
 
@@ -440,7 +424,7 @@ class ServerConfig:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
 
 
-_SECTIONS: Mapping[str, type] = {
+SECTIONS: Mapping[str, type] = {
     "auth": AuthConfig,
     "tls": TlsConfig,
     "throttling": ThrottlingConfig,
@@ -448,469 +432,26 @@ _SECTIONS: Mapping[str, type] = {
 }
 
 
-def _keys_of(cls: Any) -> Iterator[tuple[str, _Key, Field[Any]]]:
+def keys_of(cls: Any) -> Iterator[tuple[str, Key, Field[Any]]]:
+    """Fields that keys fill: name, key, declaration."""
     for declared in fields(cls):
         if "key" in declared.metadata:
             yield declared.name, declared.metadata["key"], declared
 
 
-_KEYS = [key for cls in (ServerConfig, *_SECTIONS.values()) for _, key, _ in _keys_of(cls)]
-_STATIC_KEYS = frozenset(key.name for key in _KEYS if key.is_static) | frozenset(known_keys.STATIC)
-_AS_IS_KEYS = frozenset(key.name for key in _KEYS if key.is_as_is) | known_keys.AS_IS
-_PROPERTIES = {key.property_name: key for key in _KEYS if not key.is_static}
-# Properties of several numbered or named keys, gathered into one field.
-_FAMILIES = ("authProvider.", "superUser.")
+KEYS = [key for cls in (ServerConfig, *SECTIONS.values()) for _, key, _ in keys_of(cls)]
 
 
 def known_key_names() -> frozenset[str]:
     """Every key that ends up in a field, as it is written in zoo.cfg."""
-    return frozenset(key.name for key in _KEYS)
-
-
-# ---------------------------------------------------------------------------------------------------------- loading
-
-
-class _Setting(NamedTuple):
-    """A value as written, and where."""
-
-    value: str
-    where: str
-
-
-def load_config(arguments: Sequence[str], environ: Mapping[str, str]) -> ServerConfig:
-    """Read what the arguments of ``zkpy server`` and the environment say.
-
-    Args:
-        arguments: ``-Dname=value`` options and either one file, or ``clientPort dataDir [tickTime] [maxClientCnxns]``,
-            or nothing.
-        environ: SERVER_JVMFLAGS, JVMFLAGS and ZKPY_LOG_LEVEL are read from it.
-
-    Raises:
-        ConfigError: the server cannot start this way.
-    """
-    options = [argument for argument in arguments if argument.startswith("-")]
-    positional = [argument for argument in arguments if not argument.startswith("-")]
-    properties: dict[str, _Setting] = {}
-    if level := environ.get("ZKPY_LOG_LEVEL"):
-        properties["zkpy.log.level"] = _Setting(level, "ZKPY_LOG_LEVEL")
-    for variable in ("SERVER_JVMFLAGS", "JVMFLAGS"):
-        # Split as an unquoted shell variable is: at white space, quotes mean nothing.
-        properties.update(_jvm_flags(environ.get(variable, "").split(), variable))
-    for option in options:
-        if not option.startswith("-D") or option == "-D":
-            raise ConfigError(f"{option}: expected -Dname=value")
-    properties.update(_jvm_flags(options, "command line"))
-
-    if not positional:
-        return _Loader(BUILT_IN_FILE, None, properties).config()
-    if len(positional) == 1:
-        file = str(Path(positional[0]).absolute())
-        return _Loader(_read(file), file, properties).config()
-    return _from_positional(positional, properties)
-
-
-def config_from_text(
-    content: bytes | str,
-    properties: Mapping[str, str] | None = None,
-    *,
-    file: str = "zoo.cfg",
-) -> ServerConfig:
-    """Read a configuration that is in memory; ``properties`` are full names, as behind ``-D``."""
-    settings = {name: _Setting(value, "-D") for name, value in (properties or {}).items()}
-    raw = content if isinstance(content, bytes) else content.encode("latin-1")
-    return _Loader(raw, str(Path(file).absolute()), settings).config()
-
-
-def _from_positional(positional: Sequence[str], properties: Mapping[str, _Setting]) -> ServerConfig:
-    """The short form. Compat: connections of one address are not limited unless the fourth argument says so."""
-    if len(positional) > 4:
-        raise ConfigError(f"{positional[4]}: expected at most clientPort dataDir tickTime maxClientCnxns")
-    names = ("clientPort", "dataDir", "tickTime", "maxClientCnxns")
-    settings = {"maxClientCnxns": "0", **dict(zip(names, positional, strict=False))}
-    static = {name: _Setting(value, "command line") for name, value in settings.items()}
-    return _Loader(b"", None, properties, static).config()
-
-
-def _jvm_flags(flags: Sequence[str], where: str) -> dict[str, _Setting]:
-    """The system properties among the flags of a JVM; the rest (-Xmx, -ea, -cp ...) only concerns a JVM."""
-    properties: dict[str, _Setting] = {}
-    for flag in flags:
-        if flag.startswith("-D"):
-            name, _, value = flag[2:].partition("=")
-            properties[name] = _Setting(value.strip(), where)
-    return properties
-
-
-def _read(file: str) -> bytes:
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-
-
-def _parse_file(content: bytes, file: str) -> dict[str, Property]:
-    """The properties of a file with keys and values trimmed, as Apache does."""
-    try:
-        parsed = parse_properties(content)
-    except PropertiesError as error:
-        raise ConfigError(f"{file}:{error.line}: {error.reason}") from None
-    return {key.strip(): Property(value.strip(), line) for key, (value, line) in parsed.items()}
-
-
-class _Loader:
-    """Turns one file and the properties into a ServerConfig; used once."""
-
-    __slots__ = ("_content", "_file", "_membership_lines", "_notices", "_properties", "_static")
-
-    def __init__(
-        self,
-        content: bytes,
-        file: str | None,
-        properties: Mapping[str, _Setting],
-        static: Mapping[str, _Setting] | None = None,
-    ) -> None:
-        self._content = content
-        self._file = file
-        self._properties = dict(properties)
-        self._static = dict(static or {})
-        self._membership_lines: dict[str, _Setting] = {}
-        self._notices: list[Notice] = []
-        name = file or BUILT_IN_NAME
-        for key, (value, line) in _parse_file(content, name).items():
-            self._add(key, _Setting(value, f"{name}:{line}"))
-
-    def config(self) -> ServerConfig:
-        self._notice_keys_without_effect()
-        sections = {name: self._values_of(cls) for name, cls in _SECTIONS.items()}
-        top = self._values_of(ServerConfig)
-        self._complete_auth(sections["auth"])
-        self._check_client_ports(top)
-        self._check_times(top)
-        self._complete_storage(top)
-        self._complete_ensemble(sections["ensemble"], top)
-        if top["readonlymode_enabled"] and top["four_letter_words"] != "*":
-            top["four_letter_words"] |= {"isro"}
-        top |= {name: cls(**sections[name]) for name, cls in _SECTIONS.items()}
-        return ServerConfig(
-            **top,
-            config_file=self._file,
-            config_text=self._content.decode("latin-1"),
-            system_properties={name: value for name, (value, _) in sorted(self._properties.items())},
-            notices=tuple(self._notices),
-        )
-
-    # -- sources
-
-    def _add(self, key: str, setting: _Setting) -> None:
-        if key in _STATIC_KEYS or key.startswith(known_keys.STATIC_PREFIXES):
-            self._static[key] = setting
-        elif is_membership_key(key):
-            self._membership_lines[key] = setting
-        elif key in _AS_IS_KEYS or key.startswith(known_keys.AS_IS_PREFIXES):
-            self._properties[key] = setting
-        else:
-            self._properties[_PREFIX + key] = setting
-
-    def _setting_of(self, key: _Key) -> _Setting | None:
-        if key.is_static:
-            return self._static.get(key.name)
-        setting = self._properties.get(key.property_name)
-        return self._properties.get(key.alias) if setting is None and key.alias else setting
-
-    def _values_of(self, cls: type) -> dict[str, Any]:
-        """The fields of a class that some source sets, plus the defaults that later steps look at."""
-        found: dict[str, Any] = {}
-        for name, key, declared in _keys_of(cls):
-            setting = self._setting_of(key)
-            if setting is not None:
-                found[name] = self._parsed(key.name, key.parse, setting)
-            else:
-                # A field without a default gets one in a later step; None marks it until then.
-                found[name] = None if declared.default is MISSING else declared.default
-        return found
-
-    def _parsed(self, name: str, parse: Callable[[str], object], setting: _Setting) -> object:
-        try:
-            value = parse(setting.value)
-        except ValueError as error:
-            raise ConfigError(f"{setting.where}: {name}={setting.value}: {error}") from None
-        if parse in _YES_NO and setting.value not in {"yes", "no"}:
-            self._warn(
-                "config.not_yes_or_no", key=name, value=setting.value, where=setting.where, taken_as=value
-            )
-        return value
-
-    def _refusal(self, key: str, reason: str) -> ConfigError:
-        """A ConfigError about a key as it stands in the file, or about its absence."""
-        setting = self._static.get(key) or self._membership_lines.get(key)
-        if setting is None:
-            return ConfigError(f"{self._file or BUILT_IN_NAME}: {key}: {reason}")
-        return ConfigError(f"{setting.where}: {key}={setting.value}: {reason}")
-
-    def _warn(self, event: str, **details: object) -> None:
-        self._notices.append(Notice("warning", event, details))
-
-    def _notice_keys_without_effect(self) -> None:
-        accepted: list[str] = []
-        unknown: list[str] = []
-        effective_static = {key.name for key in _KEYS if key.is_static and key.is_effective}
-        for name, setting in self._static.items():
-            if name in known_keys.STATIC:
-                self._parsed(name, known_keys.STATIC[name], setting)
-            if name not in effective_static and name != "electionAlg":
-                accepted.append(name)
-        for name in self._properties:
-            short = name.removeprefix(_PREFIX)
-            key = _PROPERTIES.get(name)
-            if key is not None:
-                if not key.is_effective:
-                    accepted.append(short)
-            elif name in known_keys.AS_IS:
-                accepted.append(name)
-            elif (
-                name == _MULTI_ADDRESS_PROPERTY
-                or not name.startswith(_PREFIX)
-                or short in known_keys.SILENT
-                or _is_family(short)
-            ):
-                continue
-            elif short in known_keys.PROPERTIES or short.startswith(known_keys.PROPERTY_PREFIXES):
-                accepted.append(short)
-            else:
-                unknown.append(short)
-        if accepted:
-            self._notices.append(Notice("info", "config.keys_without_effect", {"keys": sorted(accepted)}))
-        if unknown:
-            self._warn("config.unknown_keys", keys=sorted(unknown))
-
-    # -- rules between keys
-
-    def _complete_auth(self, auth: dict[str, Any]) -> None:
-        auth["auth_providers"] = dict(sorted(self._family("authProvider.").items(), key=_by_number))
-        super_users = set(self._family("superUser.").values())
-        if single := self._properties.get(_PREFIX + "superUser"):
-            super_users.add(single.value)
-        auth["sasl_super_users"] = frozenset(super_users - {""})
-        if auth["enforce_auth_enabled"] and not auth["enforce_auth_schemes"]:
-            where = self._properties[_PREFIX + "enforce.auth.enabled"].where
-            raise ConfigError(
-                f"{where}: enforce.auth.enabled=true: enforce.auth.schemes must name the schemes"
-            )
-
-    def _family(self, prefix: str) -> dict[str, str]:
-        full = _PREFIX + prefix
-        return {
-            name.removeprefix(full): setting.value
-            for name, setting in self._properties.items()
-            if name.startswith(full)
-        }
-
-    def _check_client_ports(self, top: dict[str, Any]) -> None:
-        if top["client_port_address"] and top["client_port"] is None:
-            raise self._refusal("clientPortAddress", "clientPort is not set")
-        if top["secure_client_port_address"] and top["secure_client_port"] is None:
-            raise self._refusal("secureClientPortAddress", "secureClientPort is not set")
-
-    def _check_times(self, top: dict[str, Any]) -> None:
-        tick = top["tick_time_ms"]
-        if tick <= 0:
-            raise self._refusal("tickTime", "expected a number of milliseconds above 0")
-        for field_name, ticks in (("min_session_timeout_ms", 2), ("max_session_timeout_ms", 20)):
-            if top[field_name] in {None, -1}:
-                top[field_name] = ticks * tick
-        if top["min_session_timeout_ms"] > top["max_session_timeout_ms"]:
-            key = "minSessionTimeout" if "minSessionTimeout" in self._static else "maxSessionTimeout"
-            low, high = top["min_session_timeout_ms"], top["max_session_timeout_ms"]
-            raise self._refusal(key, f"minSessionTimeout {low} is above maxSessionTimeout {high}")
-
-    def _complete_storage(self, top: dict[str, Any]) -> None:
-        if not top["data_dir"]:
-            raise self._refusal("dataDir", "expected a directory, the key is not set")
-        top["data_dir"] = str(Path(top["data_dir"]).absolute())
-        top["data_log_dir"] = str(Path(top["data_log_dir"] or top["data_dir"]).absolute())
-        if top["jute_max_buffer_extra"] is None:
-            top["jute_max_buffer_extra"] = top["jute_max_buffer"]
-        for name, low in (("autopurge_snap_retain_count", 3), ("snap_count", 2), ("commit_log_count", 500)):
-            if top[name] < low:
-                self._warn("config.value_raised", field=name, value=top[name], raised_to=low)
-                top[name] = low
-        if top["snap_size_limit_kb"] == 0:  # Apache dies of it
-            top["snap_size_limit_kb"] = -1
-
-    def _complete_ensemble(self, ensemble: dict[str, Any], top: dict[str, Any]) -> None:
-        if int(self._static.get("electionAlg", _Setting("3", "")).value) != 3:
-            raise self._refusal("electionAlg", "only 3 is supported")
-        if ensemble["quorum_server_require_sasl"] and not ensemble["quorum_learner_require_sasl"]:
-            raise self._refusal("quorum.auth.serverRequireSasl", "needs quorum.auth.learnerRequireSasl=true")
-        if ensemble["quorum_learner_require_sasl"] and not ensemble["quorum_sasl_enabled"]:
-            raise self._refusal("quorum.auth.learnerRequireSasl", "needs quorum.auth.enableSasl=true")
-        if self._has_multi_address_property():
-            ensemble["multi_address_enabled"] = True
-        membership = self._membership(
-            ensemble["dynamic_config_file"], multi_address_enabled=ensemble["multi_address_enabled"]
-        )
-        ensemble["membership"] = membership
-        server_id = ensemble["server_id"] = self._my_id(top["data_dir"])
-        if membership.servers:
-            self._check_members(membership, ensemble["standalone_enabled"])
-        member = membership.servers.get(server_id)
-        if member is not None and member.client is not None:
-            self._take_client_address(member, top)
-        self._take_role(member, ensemble)
-        if not ensemble["standalone_enabled"] or len(membership.participants) > 1:
-            self._check_distributed(ensemble, top)
-            top["my_id"] = server_id
-        elif membership.participants:
-            self._warn(
-                "config.only_one_server_specified_ignoring", server=f"server.{membership.participants[0]}"
-            )
-        if ensemble["dynamic_config_file"] and ensemble["reconfig_enabled"]:
-            ensemble["proposed_membership"] = self._proposed()
-
-    def _has_multi_address_property(self) -> bool:
-        """Compat: Apache reads the system property where it reads server lines, and the key elsewhere; here either will do."""
-        setting = self._properties.get(_MULTI_ADDRESS_PROPERTY)
-        return setting is not None and values.boolean(setting.value)
-
-    def _take_client_address(self, member: Member, top: dict[str, Any]) -> None:
-        """The own server line says where clients connect; what the static file says must not be something else."""
-        client = member.client
-        assert client is not None
-        key = f"server.{member.server_id}"
-        if top["client_port"] not in {None, client.port}:
-            raise self._refusal("clientPort", f"{key} says {client.port}")
-        address = top["client_port_address"]
-        if not is_any_address(address) and not _may_be_same_host(address, client.host):
-            raise self._refusal("clientPortAddress", f"{key} says {client.host}")
-        top["client_port"] = client.port
-        top["client_port_address"] = None if is_any_address(client.host) else client.host
-
-    def _take_role(self, member: Member | None, ensemble: dict[str, Any]) -> None:
-        """The server lines win over peerType, with a warning."""
-        role = "observer" if member is not None and member.is_observer else "participant"
-        if ensemble["peer_type"] != role:
-            self._warn("config.peer_type_differs", peer_type=ensemble["peer_type"], taken_as=role)
-            ensemble["peer_type"] = role
-
-    def _check_members(self, membership: Membership, standalone_enabled: bool) -> None:
-        if not membership.participants:
-            key = f"server.{membership.observers[0]}"
-            raise self._refusal(key, "observers need at least one participant")
-        if len(membership.participants) == 1 and standalone_enabled and membership.observers:
-            key = f"server.{membership.observers[0]}"
-            raise self._refusal(key, "observers need a quorum, and the only participant would run standalone")
-
-    def _check_distributed(self, ensemble: Mapping[str, Any], top: Mapping[str, Any]) -> None:
-        membership: Membership = ensemble["membership"]
-        server_id: int = ensemble["server_id"]
-        count = len(membership.participants)
-        if not count:
-            raise self._refusal("standaloneEnabled", "without it at least one server.N must be a participant")
-        for name, key in (("init_limit", "initLimit"), ("sync_limit", "syncLimit")):
-            if ensemble[name] == 0:
-                raise self._refusal(key, "expected a number of ticks, an ensemble needs it")
-        if server_id == NO_SERVER_ID:
-            raise self._refusal("dataDir", "the file myid is missing there, an ensemble needs it")
-        if server_id not in membership.servers:
-            raise self._refusal(
-                "dataDir", f"the file myid there says {server_id}, but there is no server.{server_id}"
-            )
-        if top["extended_types_enabled"] and server_id > _EXTENDED_SERVER_ID_MAX:
-            raise self._refusal(
-                "dataDir",
-                f"the file myid there says {server_id}; with extendedTypesEnabled at most {_EXTENDED_SERVER_ID_MAX} is possible",
-            )
-        if count <= 2:
-            self._warn("config.no_server_failure_will_be_tolerated", participants=count)
-        elif count % 2 == 0:
-            self._warn("config.even_number_of_participants", participants=count)
-
-    def _membership(self, dynamic_file: str | None, *, multi_address_enabled: bool) -> Membership:
-        lines, version = self._membership_lines, 0
-        if dynamic_file:
-            if lines:
-                raise self._refusal(next(iter(lines)), f"belongs into the dynamicConfigFile {dynamic_file}")
-            lines, version = self._dynamic_lines(dynamic_file), version_in_name(dynamic_file)
-        try:
-            return parse_membership(
-                {key: setting.value for key, setting in lines.items()},
-                version,
-                multi_address_enabled=multi_address_enabled,
-            )
-        except MembershipError as error:
-            setting = lines.get(error.key)
-            if (
-                setting is None
-            ):  # an error of the lines together, about a number that is spelled with zeros in front
-                raise ConfigError(f"{self._file or BUILT_IN_NAME}: {error.key}: {error.reason}") from None
-            raise ConfigError(f"{setting.where}: {error.key}={setting.value}: {error.reason}") from None
-
-    def _dynamic_lines(self, file: str) -> dict[str, _Setting]:
-        try:
-            content = _read(file)
-        except ConfigError as error:
-            raise self._refusal("dynamicConfigFile", str(error)) from None
-        lines: dict[str, _Setting] = {}
-        for key, (value, line) in _parse_file(content, file).items():
-            if not is_membership_key(key):
-                raise ConfigError(
-                    f"{file}:{line}: {key}={value}: expected only server, group and weight lines"
-                )
-            lines[key] = _Setting(value, f"{file}:{line}")
-        return lines
-
-    def _proposed(self) -> Membership | None:
-        """What a crash left of a reconfiguration that was not known to be committed."""
-        assert self._file is not None, "nothing else names a dynamicConfigFile"
-        try:
-            return ConfigFiles(RealFs(), self._file).proposed()
-        except MembershipError as error:
-            raise ConfigError(f"{self._file}.dynamic.next: {error.key}: {error.reason}") from None
-        except OSError as error:  # Compat: Apache goes on without it as well
-            self._warn("config.proposed_membership_unreadable", reason=error.strerror)
-            return None
-
-    @staticmethod
-    def _my_id(data_dir: str) -> int:
-        file = Path(data_dir, "myid")
-        try:
-            if not file.is_file():
-                return NO_SERVER_ID
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-        first_line = _read(str(file)).decode("latin-1").partition("\n")[0].strip()
-        try:
-            return values.long(first_line)
-        except ValueError:
-            raise ConfigError(f"{file}:1: expected the number of this server, not {first_line!r}") from None
-
-
-_YES_NO = (values.is_yes, values.is_not_no)
-
-
-def _is_family(short: str) -> bool:
-    return short == "superUser" or short.startswith(_FAMILIES)
-
-
-def _ip(host: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(host)
-    except ValueError:
-        return None
+    return frozenset(key.name for key in KEYS)
 
 
 def is_any_address(host: str | None) -> bool:
     """Whether a client address means every interface."""
-    ip = _ip(host) if host is not None else None
-    return host is None or (ip is not None and ip.is_unspecified)
-
-
-def _may_be_same_host(host: str, other: str) -> bool:
-    """Whether nothing is known against it: what a name resolves to is not looked up here."""
-    ip, other_ip = _ip(host), _ip(other)
-    return ip is None or other_ip is None or ip == other_ip
-
-
-def _by_number(item: tuple[str, str]) -> tuple[int, str]:
-    """Numbered providers in the order of their numbers, then any others by name."""
-    return (int(item[0]) if item[0].isdecimal() else 2**31, item[0])
+    if host is None:
+        return True
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False

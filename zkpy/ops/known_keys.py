@@ -1,6 +1,6 @@
 """Keys of Apache's documentation that this server accepts without acting on them.
 
-Owns the lists and the reasons; ``config`` reads the keys that have a field. A key stands here or there, never in both.
+Owns the lists and the reasons; ``config`` declares the keys that have a field. A key stands here or there, never in both.
 What is listed as ``SILENT`` only steers a JVM's logging or tools and is passed over without a word, because Apache's own
 scripts put it on every command line.
 """

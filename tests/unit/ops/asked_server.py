@@ -15,7 +15,7 @@ from zkpy.core.leading import standalone
 from zkpy.core.owners import OwnerRules
 from zkpy.core.service import ServiceOptions
 from zkpy.net.client_server import ClientConnection, ClientPort, PortOptions
-from zkpy.ops.config import config_from_text
+from zkpy.ops.config_loader import config_from_text
 from zkpy.ops.four_letter import KNOWN_WORDS, FourLetterWords
 from zkpy.ops.report import ServerView, StorageStats
 from zkpy.runtime.driver import LogStats

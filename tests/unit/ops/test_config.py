@@ -12,7 +12,8 @@ import pytest
 from zkpy.core.membership import EnsembleView
 from zkpy.ops import config as config_module
 from zkpy.ops import known_keys, values
-from zkpy.ops.config import ConfigError, Notice, ServerConfig, config_from_text, load_config
+from zkpy.ops.config import ConfigError, Notice, ServerConfig
+from zkpy.ops.config_loader import config_from_text, load_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,7 +190,7 @@ def test_every_declared_key_reaches_its_field() -> None:
     }
     reached = set()
     plain = minimal("clientPort=1", "secureClientPort=2")
-    parts = [("", ServerConfig), *config_module._SECTIONS.items()]
+    parts = [("", ServerConfig), *config_module.SECTIONS.items()]
     for part, cls in parts:
         for declared in dataclasses.fields(cls):
             key = declared.metadata.get("key")
@@ -302,8 +303,8 @@ def test_a_key_has_an_effect_exactly_if_something_reads_its_field() -> None:
     )
     # What the loader itself acts on: which lines make an ensemble, and the whitelist of a read-only server.
     used_by_loader = {"standalone_enabled", "dynamic_config_file", "readonlymode_enabled"}
-    for part, cls in (("config", ServerConfig), *config_module._SECTIONS.items()):
-        for field_name, key, _ in config_module._keys_of(cls):
+    for part, cls in (("config", ServerConfig), *config_module.SECTIONS.items()):
+        for field_name, key, _ in config_module.keys_of(cls):
             is_read = re.search(rf"{part}\.{field_name}\b", sources) or field_name in used_by_loader
             assert bool(is_read) == key.is_effective, key.name
 

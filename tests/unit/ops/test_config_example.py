@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from zkpy.ops import config as config_module
-from zkpy.ops.config import config_from_text
+from zkpy.ops.config import KEYS
+from zkpy.ops.config_loader import BUILT_IN_FILE, config_from_text
 
 EXAMPLE = Path(__file__).parents[3] / "zoo.cfg.example"
 TEXT = EXAMPLE.read_text(encoding="ascii")
@@ -38,7 +38,7 @@ UNREADABLE = {"dynamicConfigFile"}  # names a file that is not there
 
 def test_the_example_as_it_stands_is_what_a_server_without_a_file_runs_with() -> None:
     example = config_from_text(TEXT)
-    built_in = config_from_text(config_module.BUILT_IN_FILE)
+    built_in = config_from_text(BUILT_IN_FILE)
     assert example.notices == ()
     for name in built_in.__slots__:
         if name not in {"config_file", "config_text"}:
@@ -46,7 +46,7 @@ def test_the_example_as_it_stands_is_what_a_server_without_a_file_runs_with() ->
 
 
 def test_every_key_with_an_effect_is_in_the_example_and_those_without_say_so() -> None:
-    keys = {key.name: key for key in config_module._KEYS}
+    keys = {key.name: key for key in KEYS}
     families = {"authProvider.1", "superUser"}
     assert {name for name, key in keys.items() if key.is_effective} | families <= set(DOCUMENTED)
     for name in set(DOCUMENTED) - families:
@@ -75,7 +75,7 @@ def test_a_documented_value_is_the_default_unless_it_says_that_there_is_none(key
 
 
 def test_the_example_says_where_else_a_key_may_be_given() -> None:
-    for key in config_module._KEYS:
+    for key in KEYS:
         if key.name in DOCUMENTED:
             _, comment = DOCUMENTED[key.name]
             assert key.is_static == ("[zoo.cfg only]" in comment), key.name
