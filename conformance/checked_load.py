@@ -293,8 +293,8 @@ class Writer:
             self.candidates.append(copy.deepcopy(model))
         self._sent = []
 
-    def closing_again(self) -> None:
-        """A second close of the session is sent: should no answer come, it may follow whatever was done."""
+    def closing(self) -> None:
+        """A close is sent by itself: should no answer come, it may follow whatever was done."""
         closed = copy.deepcopy(self.candidates)
         for model in closed:
             model.apply(("close",))

@@ -56,10 +56,18 @@ class Roamer:
             writer.error = error
 
     def close_session(self) -> None:
-        while not self._guarded(lambda: self._wire().call(OpCode.CLOSE_SESSION)):
+        while not self._guarded(self._close):
             pass
         self.writer.base.apply(("close",))
         self.writer.lost()
+
+    def _close(self) -> None:
+        try:
+            self._wire().call(OpCode.CLOSE_SESSION)
+        except ConnectionGone:
+            self.writer.lost()
+            self.writer.closing()
+            raise
 
     def _guarded(self, action: Callable[[], Any]) -> bool:
         """Run it on a connection; False when that connection is gone."""
@@ -97,7 +105,7 @@ class Roamer:
             if session_id:
                 accepted = wire.connect(session_id, password, writer.last_zxid)
                 if accepted and any(not model.alive for model in writer.candidates):
-                    writer.closing_again()
+                    writer.closing()
                     wire.call(OpCode.CLOSE_SESSION)
                     writer.said(False)
                     accepted = False
