@@ -31,7 +31,7 @@ HOT = [
     "zkpy/storage/txn_log.py",
     "zkpy/storage/vfs.py",
     "zkpy/net/client_server.py",
-    *(f"zkpy/runtime/{name}.py" for name in ("clock", "driver", "log_thread", "quorum_driver")),
+    *(f"zkpy/runtime/{name}.py" for name in ("clock", "driver", "log_thread", "lookout", "quorum_driver")),
 ]
 PLAIN = {
     *map(str, Path("zkpy/core").rglob("__init__.py")),  # empty

@@ -38,6 +38,7 @@ from zkpy.ops.report import ServerView, StorageStats
 from zkpy.runtime import clock
 from zkpy.runtime.driver import Driver
 from zkpy.runtime.log_thread import LogThread
+from zkpy.runtime.lookout import LOOKOUT_US, Lookout
 from zkpy.runtime.quorum_driver import QuorumDriver
 from zkpy.runtime.snapshots import SnapshotWriter
 from zkpy.storage.data_dir import DataDir
@@ -304,6 +305,7 @@ class Server:
             LogThread(self._open_log()),
             clock,
             loop,
+            Lookout(loop, clock.mono_us, LOOKOUT_US),
             wiring.log_options(self._config),
             random.Random(),  # noqa: S311  spreads snapshots over servers, protects nothing
             log,
@@ -349,6 +351,7 @@ class Server:
             LogThread(txn_log),
             clock,
             loop,
+            Lookout(loop, clock.mono_us, LOOKOUT_US),
             wiring.log_options(config),
             chance,
             log,

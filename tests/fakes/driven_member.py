@@ -34,6 +34,7 @@ from zkpy.core.zab.peer_state import PeerOptions, PeerState
 from zkpy.core.zab.quorum_link import QuorumLink, SnapshotBody
 from zkpy.runtime.driver import LogOptions
 from zkpy.runtime.log_thread import LogThread
+from zkpy.runtime.lookout import Lookout
 from zkpy.runtime.quorum_driver import QuorumDriver
 from zkpy.storage.data_dir import DataDir
 from zkpy.storage.disk import Disk, DiskOptions
@@ -225,6 +226,7 @@ class DrivenMember:
             LogThread(self.log),
             MemberClock(self),
             self.loop,  # type: ignore[arg-type]
+            Lookout(self.loop, lambda: 0, 0),  # type: ignore[arg-type]
             LogOptions(**log_settings),
             random.Random(7),
             structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger),

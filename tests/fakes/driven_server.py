@@ -23,6 +23,7 @@ from zkpy.core.service import ServiceOptions
 from zkpy.runtime import clock
 from zkpy.runtime.driver import Clock, Driver, LogOptions
 from zkpy.runtime.log_thread import LogThread
+from zkpy.runtime.lookout import Lookout
 from zkpy.storage.log_reader import LogReader
 from zkpy.storage.names import numbered
 from zkpy.storage.txn_log import TxnLog
@@ -146,6 +147,7 @@ class DrivenServer:
             self.worker,
             clock,
             loop,
+            Lookout(loop, lambda: 0, 0),
             LogOptions(**log_settings),
             random.Random(7),
             structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes.input_counter import InputCounter
 from tests.fakes.local_server import LocalServer
 from tests.fakes.replies import create, encode, multi, set_data
 from tests.fuzz import smoke
@@ -103,7 +104,7 @@ class Socket(asyncio.Transport):
         self.is_gone = True
 
 
-class Shell:
+class Shell(InputCounter):
     """The driver of `client_server`, with a disk that is always done at once."""
 
     def __init__(self) -> None:
@@ -113,7 +114,6 @@ class Shell:
         auth = LinkAuthenticator(registry, AuthEnforcement(), sasl, lambda _link, _scheme, _reason: None)
         self._server = LocalServer(extended=True, auth=auth, providers=registry)
         self.service = self._server.service
-        self.bytes_received = 0
         self.reasons: list[str] = []
         self.sockets: list[Socket] = []
         options = PortOptions(

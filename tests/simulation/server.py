@@ -22,6 +22,7 @@ from zkpy.core.service import ServiceOptions, ServiceParts
 from zkpy.core.zab.database import CommittedLog, Database
 from zkpy.core.zab.peer_state import PeerOptions, PeerState
 from zkpy.runtime.driver import LogOptions
+from zkpy.runtime.lookout import Lookout
 from zkpy.runtime.quorum_driver import QuorumDriver
 from zkpy.storage.data_dir import DataDir
 from zkpy.storage.disk import DiskOptions
@@ -309,6 +310,7 @@ class Incarnation:
             SimLogThread(self, log),
             server,
             loop,
+            Lookout(loop, lambda: 0, 0),
             options,
             self.world.rng,
             logger,

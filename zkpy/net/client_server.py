@@ -40,8 +40,6 @@ _MASK_WORD = b"stmk"
 class Driver(Protocol):
     """What the shell needs of the runtime."""
 
-    bytes_received: int
-
     @property
     def service(self) -> Service:
         """Who serves the clients now."""
@@ -51,6 +49,14 @@ class Driver(Protocol):
 
     def mono_ms(self) -> int:
         """Monotonic clock."""
+
+    def count_input(self, size: int) -> int:
+        """So many bytes have come; what `mono_ms` is."""
+
+    def offer(
+        self, link: ClientLink, frames: Sequence[bytes], start: int, arrival_ms: int, mono_ms: int
+    ) -> int:
+        """Offer the service the frames from `start` on, which came at `arrival_ms`; the index of the first one not taken."""
 
     def after_input(self) -> None:
         """Something was handed to the service: send what came of it, log what was proposed."""
@@ -256,9 +262,8 @@ class ClientConnection:
     def data_received(self, data: bytes) -> None:
         """Feed, hand over, send."""
         driver = self._port.driver
-        now = driver.mono_ms()
+        now = driver.count_input(len(data))
         self.last_read_ms = now
-        driver.bytes_received += len(data)
         if self._mask is not None:
             self._receive_mask(data)
             return
@@ -292,14 +297,10 @@ class ClientConnection:
             self._backlog = frames
             return
         link = self.link
-        throttle = driver.service.request_throttle
         taken = 0
         while True:
-            if throttle is None:
-                taken = driver.service.receive(link, frames, taken, driver.wall_ms(), now)
-            else:
-                # While some frames wait nothing is read, so all of them have arrived by then.
-                taken = throttle.receive(link, frames, taken, self.last_read_ms, driver.wall_ms(), now)
+            # While some frames wait nothing is read, so all of them have arrived by then.
+            taken = driver.offer(link, frames, taken, self.last_read_ms, now)
             if link.state >= CLOSE_AFTER_FLUSH or taken == len(frames):
                 if self._reading_paused:
                     self._update_reading()

@@ -13,3 +13,8 @@ def wall_ms() -> int:
 def mono_ms() -> int:
     """Milliseconds of a clock that never goes back, for timeouts and latencies."""
     return time.monotonic_ns() // 1_000_000
+
+
+def mono_us() -> int:
+    """Microseconds of the same clock, for what is over within a millisecond."""
+    return time.monotonic_ns() // 1000

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Protocol, cast
 from zkpy.core.leading import LeadingService
 from zkpy.core.stats import Percentiles, Summary
 from zkpy.runtime.log_thread import Batch, Outcome
+from zkpy.runtime.lookout import Gathering
 from zkpy.storage.errors import DiskFullError, LogFailedError
 from zkpy.storage.txn_log import encode_entry
 
 if TYPE_CHECKING:
     import asyncio
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import structlog
 
+    from zkpy.core.link import ClientLink
     from zkpy.core.service import Service
     from zkpy.core.txn import Txn
+    from zkpy.runtime.lookout import Lookout
     from zkpy.storage.txn_log import TxnLog
 
 
@@ -124,14 +127,14 @@ class Driver:
 
     __slots__ = (
         "_bytes_since_roll",
-        "_clock",
         "_flush_scheduled",
-        "_gathered",
-        "_gathering_ms",
+        "_gathering",
         "_in_flight",
         "_log",
         "_logger",
+        "_lookout",
         "_loop",
+        "_mono_ms",
         "_on_fatal",
         "_on_snapshot_due",
         "_options",
@@ -139,6 +142,7 @@ class Driver:
         "_roll_after_bytes",
         "_roll_after_txns",
         "_txns_since_roll",
+        "_wall_ms",
         "_word",
         "_worker",
         "bytes_received",
@@ -152,6 +156,7 @@ class Driver:
         worker: LogWorker,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
+        lookout: Lookout,
         options: LogOptions,
         random: random.Random,
         logger: structlog.typing.FilteringBoundLogger,
@@ -165,8 +170,10 @@ class Driver:
         self.bytes_received = 0
         self._worker = worker
         self._log = worker.log
-        self._clock = clock
+        self._wall_ms = clock.wall_ms
+        self._mono_ms = clock.mono_ms
         self._loop = loop
+        self._lookout = lookout
         self._options = options
         self._random = random
         self._logger = logger
@@ -175,7 +182,7 @@ class Driver:
         self._on_fatal = on_fatal
         self._in_flight = False
         self._flush_scheduled = False
-        self._gathered = self._gathering_ms = 0
+        self._gathering = Gathering()
         self._start_count()
 
     def start(self) -> None:
@@ -190,11 +197,11 @@ class Driver:
 
     def wall_ms(self) -> int:
         """Wall clock."""
-        return self._clock.wall_ms()
+        return self._wall_ms()
 
     def mono_ms(self) -> int:
         """Monotonic clock."""
-        return self._clock.mono_ms()
+        return self._mono_ms()
 
     def four_letter_word(self, word: bytes, argument: bytes) -> bytes | None:
         """The answer to an operator's command."""
@@ -204,8 +211,23 @@ class Driver:
         """Log that a connection was refused or cut off."""
         self._logger.warning(event, client=f"{host}:{port}", reason=reason)
 
+    def count_input(self, size: int) -> int:
+        """So many bytes have come; what `mono_ms` is."""
+        self.bytes_received += size
+        return self._mono_ms()
+
+    def offer(
+        self, link: ClientLink, frames: Sequence[bytes], start: int, arrival_ms: int, mono_ms: int
+    ) -> int:
+        """Offer the service the frames from `start` on, which came at `arrival_ms`; the index of the first one not taken."""
+        service = self.service
+        throttle = service.request_throttle
+        if throttle is None:
+            return service.receive(link, frames, start, self._wall_ms(), mono_ms)
+        return throttle.receive(link, frames, start, arrival_ms, self._wall_ms(), mono_ms)
+
     def after_input(self) -> None:
-        """Send what the last input has produced, and see to it that proposals reach the log."""
+        """Send what the last input has produced, see to it that proposals reach the log, look out for more."""
         self.send()
         if self.service.unlogged and not self._in_flight and not self._flush_scheduled:
             self._flush_scheduled = True
@@ -215,6 +237,7 @@ class Driver:
             else:
                 # At the end of this turn of the loop, so that one batch takes what all its inputs proposed.
                 self._loop.call_soon(self._flush)
+        self._lookout.seen()
 
     def send(self) -> None:
         """One write per link that has something to send; then those that waited for room come to their turn."""
@@ -273,7 +296,7 @@ class Driver:
     # -- the log
 
     def _flush(self) -> None:
-        if self._is_more_coming():
+        if self._is_worth_waiting():
             self._loop.call_soon(self._flush)
             return
         self._flush_scheduled = False
@@ -282,25 +305,17 @@ class Driver:
             if outcome is not None:
                 self._handle(outcome)
 
-    def _is_more_coming(self) -> bool:
-        """Before the loop waits for the disk: whether the last turn has brought proposals, so that the next may too.
+    def _is_worth_waiting(self) -> bool:
+        """Whether the next turn may bring more proposals, before the loop itself waits for the disk.
 
-        Up to a millisecond, which a turn with many readers takes alone. The log thread needs no such care, since the next batch
-        gathers while it works. Here it matters most for connects, of which a turn accepts one.
+        The log thread needs no such care, since the next batch gathers while it works.
         """
         count = len(self.service.unlogged)
-        now_ms = self.mono_ms()
-        if not self._gathered:
-            self._gathering_ms = now_ms
-        if (
-            self._gathered < count < self._options.max_batch_size
-            and now_ms == self._gathering_ms
-            and self._worker.writes_at_once
-        ):
-            self._gathered = count
-            return True
-        self._gathered = 0
-        return False
+        return (
+            self._worker.writes_at_once
+            and count < self._options.max_batch_size
+            and self._gathering.goes_on(count, self.mono_ms())
+        )
 
     def _submit(self) -> Outcome | None:
         """Hand over the next batch; what became of it, if it was written at once."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.fakes.input_counter import InputCounter
 from tests.fakes.local_server import PacketAuth
 from tests.fakes.replies import Event, Reply, create, decode_frames, encode, set_data
 from zkpy.auth.providers import DigestProvider, IpProvider, ProviderRegistry
@@ -260,7 +261,7 @@ class Caller:
         return self.wire.is_closed
 
 
-class Server:
+class Server(InputCounter):
     """Stands for the runtime: clocks that stand still, and a log that is durable when told so."""
 
     def __init__(
@@ -271,7 +272,6 @@ class Server:
         **options: Any,
     ) -> None:
         self.now = 1_000_000
-        self.bytes_received = 0
         digest = DigestProvider(super_digest="")
         self.service = standalone(
             ServiceOptions(global_outstanding_limit=outstanding_limit),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from tests.fakes.input_counter import InputCounter
 from zkpy.auth.authenticator import LinkAuthenticator
 from zkpy.auth.providers import AuthEnforcement, AuthSettings, ProviderRegistry
 from zkpy.auth.sasl import SaslPolicy, SaslSettings
@@ -79,7 +80,7 @@ class Transport(asyncio.Transport):
         pass
 
 
-class AskedServer:
+class AskedServer(InputCounter):
     """Stands for the runtime of one server, with clocks that stand still until a test moves them."""
 
     def __init__(
@@ -91,7 +92,6 @@ class AskedServer:
         for directory in (self.config.data_dir, self.config.data_log_dir):
             (data_dir.__class__(directory) / "version-2").mkdir(parents=True, exist_ok=True)
         self.now = 0
-        self.bytes_received = 0
         self.log_stats = LogStats()
         self.refusals: list[str] = []
         registry = ProviderRegistry.from_config(auth or AuthSettings(), lambda: None)
