@@ -4,8 +4,10 @@
 
 What is generated, per record: a class with `__slots__`, `decode_<name>` and `encode_<name>`, all spelled out without
 decorators or loops over descriptions, so that CPython runs straight-line code and a compiler such as mypyc can take the
-module as it is. Two ideas carry the speed: neighbouring fields of fixed width, including the length in front of a string,
-buffer or vector, are read and written by one precompiled `struct.Struct`; and records inside records are unfolded in place.
+module as it is. Three ideas carry the speed: neighbouring fields of fixed width, including the length in front of a string,
+buffer or vector, are written by one precompiled `struct.Struct`, and read by one where they are many; up to three integers are
+read one by one by librt, whose calls a compiler turns into loads and an interpreter makes faster than a tuple; and records
+inside records are unfolded in place.
 
 Invariants of the generated decoders: no read outside the buffer, no allocation larger than the buffer justifies (a count
 is compared with the bytes left before the first item is made), and `DecodeError` as the only exception. They are bound to
@@ -43,9 +45,14 @@ from struct import Struct
 from struct import error as StructError
 from typing import Final
 
+from librt.strings import read_i32_be, read_i64_be
+
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.text import replace_bad
 '''
+
+_READ_ALONE_MAX = 3
+_READ = {"i": "read_i32_be", "q": "read_i64_be"}
 
 # Fields of fixed width: struct format, Python type.
 FIXED: dict[Construct, tuple[str, str]] = {Int: ("i", "int"), Long: ("q", "int"), Boolean: ("?", "bool")}
@@ -129,13 +136,14 @@ class Source:
 class Decoder:
     """Emits the statements that read one record, or one item of a vector.
 
-    A run collects fixed-width fields until something else needs the position; `flush` turns it into one unpack call.
+    A run collects fixed-width fields until something else needs the position; `flush` turns it into code.
     """
 
     def __init__(self, out: Source, structs: Structs, owner: str) -> None:
         self.out = out
         self.structs = structs
         self.owner = owner
+        self.declared: set[str] = set()
         self.fmt = ""
         self.targets: list[str] = []
         self.uses_size = False
@@ -183,10 +191,19 @@ class Decoder:
         return f"{record.record_name}({', '.join(values)})"
 
     def flush(self) -> None:
-        """Turn the run into one unpack call."""
+        """Turn the run into one unpack call, or into a read for each of a few integers."""
         if self.fmt == "?":  # an index is three times as fast as a struct of one byte
             self.out.add(f"{self.targets[0]} = buf[pos] != 0")
             self.out.add("pos += 1")
+        elif self.fmt and len(self.fmt) <= _READ_ALONE_MAX and "?" not in self.fmt:
+            at = "pos"
+            for index, (kind, target) in enumerate(zip(self.fmt, self.targets, strict=True)):
+                # Declared: what librt returns is narrower, and so would be what is computed with it.
+                declaration = "" if target in self.declared else ": int"
+                self.declared.add(target)
+                self.out.add(f"{target}{declaration} = {_READ[kind]}(buf, {at})")
+                at = f"pos + {struct.calcsize('>' + self.fmt[: index + 1])}"
+            self.out.add(f"pos += {struct.calcsize('>' + self.fmt)}")
         elif self.fmt:
             targets = ", ".join(self.targets) if len(self.targets) > 1 else f"({self.targets[0]},)"
             self.out.add(f"{targets} = {self.structs.unpack(self.fmt)}(buf, pos)")
@@ -231,7 +248,7 @@ class Decoder:
         width = struct.calcsize(">" + fmt)
         self.out.add(f"{name}: {python} | None = None")
         self.out.add(f"if pos + {width} <= size:")
-        self.out.add(f"    ({name},) = {self.structs.unpack(fmt)}(buf, pos)")
+        self.out.add(f"    {name} = " + ("buf[pos] != 0" if fmt == "?" else f"{_READ[fmt]}(buf, pos)"))
         self.out.add(f"    pos += {width}")
 
     def vector(self, kind: Vector, name: str) -> None:
@@ -380,8 +397,11 @@ def decode_lines(record: Record, structs: Structs) -> list[str]:
         out.add("size = len(buf)")
     out.add("try:")
     out.lines += body.lines
+    text = "".join(body.lines)
+    indexes = "buf[pos] " in text or "_be(buf" in text
+    unpacks = "_unpack_" in text
     out.add(
-        "except (StructError, IndexError):" if "buf[pos] " in "".join(body.lines) else "except StructError:"
+        f"except {'(StructError, IndexError)' if indexes and unpacks else 'IndexError' if indexes else 'StructError'}:"
     )
     out.add(f"    raise DecodeError(_SHORT + {name!r}) from None")
     out.add(f"return {value}, pos")

@@ -9,12 +9,12 @@ is linear in the bytes fed.
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import Final
+
+from librt.strings import read_i32_be
 
 from zkpy_protocol.errors import FrameTooLarge
 
-_unpack_length: Final = Struct(">i").unpack_from
 _LENGTH_SIZE: Final = 4
 
 
@@ -46,7 +46,7 @@ class FrameReader:
         start = 0
         needed = _LENGTH_SIZE
         while size - start >= _LENGTH_SIZE:
-            (length,) = _unpack_length(data, start)
+            length: int = read_i32_be(data, start)
             if not 0 <= length <= self.length_max:
                 self.error = FrameTooLarge(
                     f"frame of {length} bytes announced, at most {self.length_max} allowed"

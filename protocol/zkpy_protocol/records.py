@@ -11,6 +11,8 @@ from struct import Struct
 from struct import error as StructError
 from typing import Final
 
+from librt.strings import read_i32_be, read_i64_be
+
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.text import replace_bad
 
@@ -32,20 +34,12 @@ _pack_qiqqi: Final = Struct(">qiqqi").pack
 _pack_qqqqiiiqiiq: Final = Struct(">qqqqiiiqiiq").pack
 _pack_qqqqiiiqq: Final = Struct(">qqqqiiiqq").pack
 _pack_qqqqqiiiqq: Final = Struct(">qqqqqiiiqq").pack
-_unpack_b: Final = Struct(">?").unpack_from
 _unpack_bi: Final = Struct(">?i").unpack_from
-_unpack_i: Final = Struct(">i").unpack_from
 _unpack_ibi: Final = Struct(">i?i").unpack_from
-_unpack_ii: Final = Struct(">ii").unpack_from
-_unpack_iii: Final = Struct(">iii").unpack_from
 _unpack_iiq: Final = Struct(">iiq").unpack_from
 _unpack_iiqi: Final = Struct(">iiqi").unpack_from
-_unpack_iq: Final = Struct(">iq").unpack_from
 _unpack_iqi: Final = Struct(">iqi").unpack_from
 _unpack_iqiqi: Final = Struct(">iqiqi").unpack_from
-_unpack_q: Final = Struct(">q").unpack_from
-_unpack_qi: Final = Struct(">qi").unpack_from
-_unpack_qii: Final = Struct(">qii").unpack_from
 _unpack_qiqqi: Final = Struct(">qiqqi").unpack_from
 _unpack_qqqqiiiqiiq: Final = Struct(">qqqqiiiqiiq").unpack_from
 _unpack_qqqqiiiqq: Final = Struct(">qqqqiiiqq").unpack_from
@@ -73,7 +67,7 @@ class Id:
 def decode_id(buf: bytes, pos: int = 0) -> tuple[Id, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_scheme: str | None
         if n >= 0:
@@ -87,7 +81,7 @@ def decode_id(buf: bytes, pos: int = 0) -> tuple[Id, int]:
             f_scheme = None
         else:
             raise DecodeError(_NEGATIVE + 'Id')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_id: str | None
         if n >= 0:
@@ -103,7 +97,7 @@ def decode_id(buf: bytes, pos: int = 0) -> tuple[Id, int]:
             f_id = None
         else:
             raise DecodeError(_NEGATIVE + 'Id')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'Id') from None
     return Id(f_scheme, f_id), pos
 
@@ -145,7 +139,8 @@ class ACL:
 def decode_acl(buf: bytes, pos: int = 0) -> tuple[ACL, int]:
     size = len(buf)
     try:
-        f_perms, n = _unpack_ii(buf, pos)
+        f_perms: int = read_i32_be(buf, pos)
+        n: int = read_i32_be(buf, pos + 4)
         pos += 8
         f_id_scheme: str | None
         if n >= 0:
@@ -159,7 +154,7 @@ def decode_acl(buf: bytes, pos: int = 0) -> tuple[ACL, int]:
             f_id_scheme = None
         else:
             raise DecodeError(_NEGATIVE + 'ACL')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_id_id: str | None
         if n >= 0:
@@ -175,7 +170,7 @@ def decode_acl(buf: bytes, pos: int = 0) -> tuple[ACL, int]:
             f_id_id = None
         else:
             raise DecodeError(_NEGATIVE + 'ACL')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'ACL') from None
     return ACL(f_perms, Id(f_id_scheme, f_id_id)), pos
 
@@ -292,7 +287,7 @@ class ClientInfo:
 def decode_client_info(buf: bytes, pos: int = 0) -> tuple[ClientInfo, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_auth_scheme: str | None
         if n >= 0:
@@ -306,7 +301,7 @@ def decode_client_info(buf: bytes, pos: int = 0) -> tuple[ClientInfo, int]:
             f_auth_scheme = None
         else:
             raise DecodeError(_NEGATIVE + 'ClientInfo')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_user: str | None
         if n >= 0:
@@ -322,7 +317,7 @@ def decode_client_info(buf: bytes, pos: int = 0) -> tuple[ClientInfo, int]:
             f_user = None
         else:
             raise DecodeError(_NEGATIVE + 'ClientInfo')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'ClientInfo') from None
     return ClientInfo(f_auth_scheme, f_user), pos
 
@@ -383,9 +378,9 @@ def decode_connect_request(buf: bytes, pos: int = 0) -> tuple[ConnectRequest, in
             raise DecodeError(_NEGATIVE + 'ConnectRequest')
         f_read_only: bool | None = None
         if pos + 1 <= size:
-            (f_read_only,) = _unpack_b(buf, pos)
+            f_read_only = buf[pos] != 0
             pos += 1
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'ConnectRequest') from None
     return ConnectRequest(f_protocol_version, f_last_zxid_seen, f_time_out, f_session_id, f_passwd, f_read_only), pos
 
@@ -439,9 +434,9 @@ def decode_connect_response(buf: bytes, pos: int = 0) -> tuple[ConnectResponse, 
             raise DecodeError(_NEGATIVE + 'ConnectResponse')
         f_read_only: bool | None = None
         if pos + 1 <= size:
-            (f_read_only,) = _unpack_b(buf, pos)
+            f_read_only = buf[pos] != 0
             pos += 1
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'ConnectResponse') from None
     return ConnectResponse(f_protocol_version, f_time_out, f_session_id, f_passwd, f_read_only), pos
 
@@ -476,9 +471,10 @@ class RequestHeader:
 
 def decode_request_header(buf: bytes, pos: int = 0) -> tuple[RequestHeader, int]:
     try:
-        f_xid, f_type = _unpack_ii(buf, pos)
+        f_xid: int = read_i32_be(buf, pos)
+        f_type: int = read_i32_be(buf, pos + 4)
         pos += 8
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'RequestHeader') from None
     return RequestHeader(f_xid, f_type), pos
 
@@ -564,9 +560,9 @@ class ErrorResponse:
 
 def decode_error_response(buf: bytes, pos: int = 0) -> tuple[ErrorResponse, int]:
     try:
-        (f_err,) = _unpack_i(buf, pos)
+        f_err: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'ErrorResponse') from None
     return ErrorResponse(f_err), pos
 
@@ -596,7 +592,7 @@ class CreateRequest:
 def decode_create_request(buf: bytes, pos: int = 0) -> tuple[CreateRequest, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -610,7 +606,7 @@ def decode_create_request(buf: bytes, pos: int = 0) -> tuple[CreateRequest, int]
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateRequest')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_data: bytes | None
         if n >= 0:
@@ -621,7 +617,7 @@ def decode_create_request(buf: bytes, pos: int = 0) -> tuple[CreateRequest, int]
             f_data = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateRequest')
-        (f_acl_n,) = _unpack_i(buf, pos)
+        f_acl_n: int = read_i32_be(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
         if f_acl_n != -1:
@@ -629,7 +625,8 @@ def decode_create_request(buf: bytes, pos: int = 0) -> tuple[CreateRequest, int]
                 raise DecodeError(_SHORT + 'CreateRequest')
             f_acl = []
             for _ in range(f_acl_n):
-                f_acl_item_perms, n = _unpack_ii(buf, pos)
+                f_acl_item_perms: int = read_i32_be(buf, pos)
+                n = read_i32_be(buf, pos + 4)
                 pos += 8
                 f_acl_item_id_scheme: str | None
                 if n >= 0:
@@ -643,7 +640,7 @@ def decode_create_request(buf: bytes, pos: int = 0) -> tuple[CreateRequest, int]
                     f_acl_item_id_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'CreateRequest')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_acl_item_id_id: str | None
                 if n >= 0:
@@ -660,9 +657,9 @@ def decode_create_request(buf: bytes, pos: int = 0) -> tuple[CreateRequest, int]
                 else:
                     raise DecodeError(_NEGATIVE + 'CreateRequest')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
-        (f_flags,) = _unpack_i(buf, pos)
+        f_flags: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'CreateRequest') from None
     return CreateRequest(f_path, f_data, f_acl, f_flags), pos
 
@@ -732,7 +729,7 @@ class CreateTTLRequest:
 def decode_create_ttl_request(buf: bytes, pos: int = 0) -> tuple[CreateTTLRequest, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -746,7 +743,7 @@ def decode_create_ttl_request(buf: bytes, pos: int = 0) -> tuple[CreateTTLReques
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateTTLRequest')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_data: bytes | None
         if n >= 0:
@@ -757,7 +754,7 @@ def decode_create_ttl_request(buf: bytes, pos: int = 0) -> tuple[CreateTTLReques
             f_data = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateTTLRequest')
-        (f_acl_n,) = _unpack_i(buf, pos)
+        f_acl_n: int = read_i32_be(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
         if f_acl_n != -1:
@@ -765,7 +762,8 @@ def decode_create_ttl_request(buf: bytes, pos: int = 0) -> tuple[CreateTTLReques
                 raise DecodeError(_SHORT + 'CreateTTLRequest')
             f_acl = []
             for _ in range(f_acl_n):
-                f_acl_item_perms, n = _unpack_ii(buf, pos)
+                f_acl_item_perms: int = read_i32_be(buf, pos)
+                n = read_i32_be(buf, pos + 4)
                 pos += 8
                 f_acl_item_id_scheme: str | None
                 if n >= 0:
@@ -779,7 +777,7 @@ def decode_create_ttl_request(buf: bytes, pos: int = 0) -> tuple[CreateTTLReques
                     f_acl_item_id_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'CreateTTLRequest')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_acl_item_id_id: str | None
                 if n >= 0:
@@ -796,9 +794,10 @@ def decode_create_ttl_request(buf: bytes, pos: int = 0) -> tuple[CreateTTLReques
                 else:
                     raise DecodeError(_NEGATIVE + 'CreateTTLRequest')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
-        f_flags, f_ttl = _unpack_iq(buf, pos)
+        f_flags: int = read_i32_be(buf, pos)
+        f_ttl: int = read_i64_be(buf, pos + 4)
         pos += 12
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'CreateTTLRequest') from None
     return CreateTTLRequest(f_path, f_data, f_acl, f_flags, f_ttl), pos
 
@@ -864,7 +863,7 @@ class CreateResponse:
 def decode_create_response(buf: bytes, pos: int = 0) -> tuple[CreateResponse, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -880,7 +879,7 @@ def decode_create_response(buf: bytes, pos: int = 0) -> tuple[CreateResponse, in
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateResponse')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'CreateResponse') from None
     return CreateResponse(f_path), pos
 
@@ -914,7 +913,7 @@ class Create2Response:
 
 def decode_create2_response(buf: bytes, pos: int = 0) -> tuple[Create2Response, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -930,7 +929,7 @@ def decode_create2_response(buf: bytes, pos: int = 0) -> tuple[Create2Response, 
             raise DecodeError(_NEGATIVE + 'Create2Response')
         f_stat = Stat(*_unpack_qqqqiiiqiiq(buf, pos))
         pos += 68
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'Create2Response') from None
     return Create2Response(f_path, f_stat), pos
 
@@ -965,7 +964,7 @@ class DeleteRequest:
 
 def decode_delete_request(buf: bytes, pos: int = 0) -> tuple[DeleteRequest, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -979,9 +978,9 @@ def decode_delete_request(buf: bytes, pos: int = 0) -> tuple[DeleteRequest, int]
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'DeleteRequest')
-        (f_version,) = _unpack_i(buf, pos)
+        f_version: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'DeleteRequest') from None
     return DeleteRequest(f_path, f_version), pos
 
@@ -1015,7 +1014,7 @@ class DeleteContainerRequest:
 def decode_delete_container_request(buf: bytes, pos: int = 0) -> tuple[DeleteContainerRequest, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -1031,7 +1030,7 @@ def decode_delete_container_request(buf: bytes, pos: int = 0) -> tuple[DeleteCon
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'DeleteContainerRequest')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'DeleteContainerRequest') from None
     return DeleteContainerRequest(f_path), pos
 
@@ -1065,7 +1064,7 @@ class ExistsRequest:
 
 def decode_exists_request(buf: bytes, pos: int = 0) -> tuple[ExistsRequest, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -1081,7 +1080,7 @@ def decode_exists_request(buf: bytes, pos: int = 0) -> tuple[ExistsRequest, int]
             raise DecodeError(_NEGATIVE + 'ExistsRequest')
         f_watch = buf[pos] != 0
         pos += 1
-    except (StructError, IndexError):
+    except IndexError:
         raise DecodeError(_SHORT + 'ExistsRequest') from None
     return ExistsRequest(f_path, f_watch), pos
 
@@ -1144,7 +1143,7 @@ class GetDataRequest:
 
 def decode_get_data_request(buf: bytes, pos: int = 0) -> tuple[GetDataRequest, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -1160,7 +1159,7 @@ def decode_get_data_request(buf: bytes, pos: int = 0) -> tuple[GetDataRequest, i
             raise DecodeError(_NEGATIVE + 'GetDataRequest')
         f_watch = buf[pos] != 0
         pos += 1
-    except (StructError, IndexError):
+    except IndexError:
         raise DecodeError(_SHORT + 'GetDataRequest') from None
     return GetDataRequest(f_path, f_watch), pos
 
@@ -1194,7 +1193,7 @@ class GetDataResponse:
 
 def decode_get_data_response(buf: bytes, pos: int = 0) -> tuple[GetDataResponse, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_data: bytes | None
         if n >= 0:
@@ -1207,7 +1206,7 @@ def decode_get_data_response(buf: bytes, pos: int = 0) -> tuple[GetDataResponse,
             raise DecodeError(_NEGATIVE + 'GetDataResponse')
         f_stat = Stat(*_unpack_qqqqiiiqiiq(buf, pos))
         pos += 68
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'GetDataResponse') from None
     return GetDataResponse(f_data, f_stat), pos
 
@@ -1243,7 +1242,7 @@ class SetDataRequest:
 
 def decode_set_data_request(buf: bytes, pos: int = 0) -> tuple[SetDataRequest, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -1257,7 +1256,7 @@ def decode_set_data_request(buf: bytes, pos: int = 0) -> tuple[SetDataRequest, i
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'SetDataRequest')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_data: bytes | None
         if n >= 0:
@@ -1268,9 +1267,9 @@ def decode_set_data_request(buf: bytes, pos: int = 0) -> tuple[SetDataRequest, i
             f_data = None
         else:
             raise DecodeError(_NEGATIVE + 'SetDataRequest')
-        (f_version,) = _unpack_i(buf, pos)
+        f_version: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'SetDataRequest') from None
     return SetDataRequest(f_path, f_data, f_version), pos
 
@@ -1340,7 +1339,7 @@ class GetACLRequest:
 def decode_get_acl_request(buf: bytes, pos: int = 0) -> tuple[GetACLRequest, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -1356,7 +1355,7 @@ def decode_get_acl_request(buf: bytes, pos: int = 0) -> tuple[GetACLRequest, int
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'GetACLRequest')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'GetACLRequest') from None
     return GetACLRequest(f_path), pos
 
@@ -1391,7 +1390,7 @@ class GetACLResponse:
 def decode_get_acl_response(buf: bytes, pos: int = 0) -> tuple[GetACLResponse, int]:
     size = len(buf)
     try:
-        (f_acl_n,) = _unpack_i(buf, pos)
+        f_acl_n: int = read_i32_be(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
         if f_acl_n != -1:
@@ -1399,7 +1398,8 @@ def decode_get_acl_response(buf: bytes, pos: int = 0) -> tuple[GetACLResponse, i
                 raise DecodeError(_SHORT + 'GetACLResponse')
             f_acl = []
             for _ in range(f_acl_n):
-                f_acl_item_perms, n = _unpack_ii(buf, pos)
+                f_acl_item_perms: int = read_i32_be(buf, pos)
+                n: int = read_i32_be(buf, pos + 4)
                 pos += 8
                 f_acl_item_id_scheme: str | None
                 if n >= 0:
@@ -1413,7 +1413,7 @@ def decode_get_acl_response(buf: bytes, pos: int = 0) -> tuple[GetACLResponse, i
                     f_acl_item_id_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'GetACLResponse')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_acl_item_id_id: str | None
                 if n >= 0:
@@ -1432,7 +1432,7 @@ def decode_get_acl_response(buf: bytes, pos: int = 0) -> tuple[GetACLResponse, i
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         f_stat = Stat(*_unpack_qqqqiiiqiiq(buf, pos))
         pos += 68
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'GetACLResponse') from None
     return GetACLResponse(f_acl, f_stat), pos
 
@@ -1487,7 +1487,7 @@ class SetACLRequest:
 def decode_set_acl_request(buf: bytes, pos: int = 0) -> tuple[SetACLRequest, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -1501,7 +1501,7 @@ def decode_set_acl_request(buf: bytes, pos: int = 0) -> tuple[SetACLRequest, int
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'SetACLRequest')
-        (f_acl_n,) = _unpack_i(buf, pos)
+        f_acl_n: int = read_i32_be(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
         if f_acl_n != -1:
@@ -1509,7 +1509,8 @@ def decode_set_acl_request(buf: bytes, pos: int = 0) -> tuple[SetACLRequest, int
                 raise DecodeError(_SHORT + 'SetACLRequest')
             f_acl = []
             for _ in range(f_acl_n):
-                f_acl_item_perms, n = _unpack_ii(buf, pos)
+                f_acl_item_perms: int = read_i32_be(buf, pos)
+                n = read_i32_be(buf, pos + 4)
                 pos += 8
                 f_acl_item_id_scheme: str | None
                 if n >= 0:
@@ -1523,7 +1524,7 @@ def decode_set_acl_request(buf: bytes, pos: int = 0) -> tuple[SetACLRequest, int
                     f_acl_item_id_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'SetACLRequest')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_acl_item_id_id: str | None
                 if n >= 0:
@@ -1540,9 +1541,9 @@ def decode_set_acl_request(buf: bytes, pos: int = 0) -> tuple[SetACLRequest, int
                 else:
                     raise DecodeError(_NEGATIVE + 'SetACLRequest')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
-        (f_version,) = _unpack_i(buf, pos)
+        f_version: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'SetACLRequest') from None
     return SetACLRequest(f_path, f_acl, f_version), pos
 
@@ -1630,7 +1631,7 @@ class GetChildrenRequest:
 
 def decode_get_children_request(buf: bytes, pos: int = 0) -> tuple[GetChildrenRequest, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -1646,7 +1647,7 @@ def decode_get_children_request(buf: bytes, pos: int = 0) -> tuple[GetChildrenRe
             raise DecodeError(_NEGATIVE + 'GetChildrenRequest')
         f_watch = buf[pos] != 0
         pos += 1
-    except (StructError, IndexError):
+    except IndexError:
         raise DecodeError(_SHORT + 'GetChildrenRequest') from None
     return GetChildrenRequest(f_path, f_watch), pos
 
@@ -1680,7 +1681,7 @@ class GetChildrenResponse:
 def decode_get_children_response(buf: bytes, pos: int = 0) -> tuple[GetChildrenResponse, int]:
     size = len(buf)
     try:
-        (f_children_n,) = _unpack_i(buf, pos)
+        f_children_n: int = read_i32_be(buf, pos)
         pos += 4
         f_children: list[str | None] | None = None
         if f_children_n != -1:
@@ -1688,7 +1689,7 @@ def decode_get_children_response(buf: bytes, pos: int = 0) -> tuple[GetChildrenR
                 raise DecodeError(_SHORT + 'GetChildrenResponse')
             f_children = []
             for _ in range(f_children_n):
-                (n,) = _unpack_i(buf, pos)
+                n: int = read_i32_be(buf, pos)
                 pos += 4
                 f_children_item: str | None
                 if n >= 0:
@@ -1705,7 +1706,7 @@ def decode_get_children_response(buf: bytes, pos: int = 0) -> tuple[GetChildrenR
                 else:
                     raise DecodeError(_NEGATIVE + 'GetChildrenResponse')
                 f_children.append(f_children_item)
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'GetChildrenResponse') from None
     return GetChildrenResponse(f_children), pos
 
@@ -1749,7 +1750,7 @@ class GetChildren2Request:
 
 def decode_get_children2_request(buf: bytes, pos: int = 0) -> tuple[GetChildren2Request, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -1765,7 +1766,7 @@ def decode_get_children2_request(buf: bytes, pos: int = 0) -> tuple[GetChildren2
             raise DecodeError(_NEGATIVE + 'GetChildren2Request')
         f_watch = buf[pos] != 0
         pos += 1
-    except (StructError, IndexError):
+    except IndexError:
         raise DecodeError(_SHORT + 'GetChildren2Request') from None
     return GetChildren2Request(f_path, f_watch), pos
 
@@ -1800,7 +1801,7 @@ class GetChildren2Response:
 def decode_get_children2_response(buf: bytes, pos: int = 0) -> tuple[GetChildren2Response, int]:
     size = len(buf)
     try:
-        (f_children_n,) = _unpack_i(buf, pos)
+        f_children_n: int = read_i32_be(buf, pos)
         pos += 4
         f_children: list[str | None] | None = None
         if f_children_n != -1:
@@ -1808,7 +1809,7 @@ def decode_get_children2_response(buf: bytes, pos: int = 0) -> tuple[GetChildren
                 raise DecodeError(_SHORT + 'GetChildren2Response')
             f_children = []
             for _ in range(f_children_n):
-                (n,) = _unpack_i(buf, pos)
+                n: int = read_i32_be(buf, pos)
                 pos += 4
                 f_children_item: str | None
                 if n >= 0:
@@ -1827,7 +1828,7 @@ def decode_get_children2_response(buf: bytes, pos: int = 0) -> tuple[GetChildren
                 f_children.append(f_children_item)
         f_stat = Stat(*_unpack_qqqqiiiqiiq(buf, pos))
         pos += 68
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'GetChildren2Response') from None
     return GetChildren2Response(f_children, f_stat), pos
 
@@ -1872,7 +1873,7 @@ class GetAllChildrenNumberRequest:
 def decode_get_all_children_number_request(buf: bytes, pos: int = 0) -> tuple[GetAllChildrenNumberRequest, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -1888,7 +1889,7 @@ def decode_get_all_children_number_request(buf: bytes, pos: int = 0) -> tuple[Ge
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'GetAllChildrenNumberRequest')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'GetAllChildrenNumberRequest') from None
     return GetAllChildrenNumberRequest(f_path), pos
 
@@ -1921,9 +1922,9 @@ class GetAllChildrenNumberResponse:
 
 def decode_get_all_children_number_response(buf: bytes, pos: int = 0) -> tuple[GetAllChildrenNumberResponse, int]:
     try:
-        (f_total_number,) = _unpack_i(buf, pos)
+        f_total_number: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'GetAllChildrenNumberResponse') from None
     return GetAllChildrenNumberResponse(f_total_number), pos
 
@@ -1950,7 +1951,7 @@ class GetEphemeralsRequest:
 def decode_get_ephemerals_request(buf: bytes, pos: int = 0) -> tuple[GetEphemeralsRequest, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_prefix_path: str | None
         if n >= 0:
@@ -1966,7 +1967,7 @@ def decode_get_ephemerals_request(buf: bytes, pos: int = 0) -> tuple[GetEphemera
             f_prefix_path = None
         else:
             raise DecodeError(_NEGATIVE + 'GetEphemeralsRequest')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'GetEphemeralsRequest') from None
     return GetEphemeralsRequest(f_prefix_path), pos
 
@@ -2000,7 +2001,7 @@ class GetEphemeralsResponse:
 def decode_get_ephemerals_response(buf: bytes, pos: int = 0) -> tuple[GetEphemeralsResponse, int]:
     size = len(buf)
     try:
-        (f_ephemerals_n,) = _unpack_i(buf, pos)
+        f_ephemerals_n: int = read_i32_be(buf, pos)
         pos += 4
         f_ephemerals: list[str | None] | None = None
         if f_ephemerals_n != -1:
@@ -2008,7 +2009,7 @@ def decode_get_ephemerals_response(buf: bytes, pos: int = 0) -> tuple[GetEphemer
                 raise DecodeError(_SHORT + 'GetEphemeralsResponse')
             f_ephemerals = []
             for _ in range(f_ephemerals_n):
-                (n,) = _unpack_i(buf, pos)
+                n: int = read_i32_be(buf, pos)
                 pos += 4
                 f_ephemerals_item: str | None
                 if n >= 0:
@@ -2025,7 +2026,7 @@ def decode_get_ephemerals_response(buf: bytes, pos: int = 0) -> tuple[GetEphemer
                 else:
                     raise DecodeError(_NEGATIVE + 'GetEphemeralsResponse')
                 f_ephemerals.append(f_ephemerals_item)
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'GetEphemeralsResponse') from None
     return GetEphemeralsResponse(f_ephemerals), pos
 
@@ -2069,7 +2070,7 @@ class SyncRequest:
 def decode_sync_request(buf: bytes, pos: int = 0) -> tuple[SyncRequest, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -2085,7 +2086,7 @@ def decode_sync_request(buf: bytes, pos: int = 0) -> tuple[SyncRequest, int]:
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'SyncRequest')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'SyncRequest') from None
     return SyncRequest(f_path), pos
 
@@ -2119,7 +2120,7 @@ class SyncResponse:
 def decode_sync_response(buf: bytes, pos: int = 0) -> tuple[SyncResponse, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -2135,7 +2136,7 @@ def decode_sync_response(buf: bytes, pos: int = 0) -> tuple[SyncResponse, int]:
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'SyncResponse')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'SyncResponse') from None
     return SyncResponse(f_path), pos
 
@@ -2169,7 +2170,7 @@ class CheckVersionRequest:
 
 def decode_check_version_request(buf: bytes, pos: int = 0) -> tuple[CheckVersionRequest, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -2183,9 +2184,9 @@ def decode_check_version_request(buf: bytes, pos: int = 0) -> tuple[CheckVersion
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'CheckVersionRequest')
-        (f_version,) = _unpack_i(buf, pos)
+        f_version: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'CheckVersionRequest') from None
     return CheckVersionRequest(f_path, f_version), pos
 
@@ -2221,7 +2222,7 @@ class ReconfigRequest:
 
 def decode_reconfig_request(buf: bytes, pos: int = 0) -> tuple[ReconfigRequest, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_joining_servers: str | None
         if n >= 0:
@@ -2235,7 +2236,7 @@ def decode_reconfig_request(buf: bytes, pos: int = 0) -> tuple[ReconfigRequest, 
             f_joining_servers = None
         else:
             raise DecodeError(_NEGATIVE + 'ReconfigRequest')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_leaving_servers: str | None
         if n >= 0:
@@ -2249,7 +2250,7 @@ def decode_reconfig_request(buf: bytes, pos: int = 0) -> tuple[ReconfigRequest, 
             f_leaving_servers = None
         else:
             raise DecodeError(_NEGATIVE + 'ReconfigRequest')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_new_members: str | None
         if n >= 0:
@@ -2263,9 +2264,9 @@ def decode_reconfig_request(buf: bytes, pos: int = 0) -> tuple[ReconfigRequest, 
             f_new_members = None
         else:
             raise DecodeError(_NEGATIVE + 'ReconfigRequest')
-        (f_cur_config_id,) = _unpack_q(buf, pos)
+        f_cur_config_id: int = read_i64_be(buf, pos)
         pos += 8
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'ReconfigRequest') from None
     return ReconfigRequest(f_joining_servers, f_leaving_servers, f_new_members, f_cur_config_id), pos
 
@@ -2315,7 +2316,8 @@ class AuthPacket:
 def decode_auth_packet(buf: bytes, pos: int = 0) -> tuple[AuthPacket, int]:
     size = len(buf)
     try:
-        f_type, n = _unpack_ii(buf, pos)
+        f_type: int = read_i32_be(buf, pos)
+        n: int = read_i32_be(buf, pos + 4)
         pos += 8
         f_scheme: str | None
         if n >= 0:
@@ -2329,7 +2331,7 @@ def decode_auth_packet(buf: bytes, pos: int = 0) -> tuple[AuthPacket, int]:
             f_scheme = None
         else:
             raise DecodeError(_NEGATIVE + 'AuthPacket')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_auth: bytes | None
         if n >= 0:
@@ -2342,7 +2344,7 @@ def decode_auth_packet(buf: bytes, pos: int = 0) -> tuple[AuthPacket, int]:
             f_auth = None
         else:
             raise DecodeError(_NEGATIVE + 'AuthPacket')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'AuthPacket') from None
     return AuthPacket(f_type, f_scheme, f_auth), pos
 
@@ -2383,7 +2385,7 @@ class GetSASLRequest:
 def decode_get_sasl_request(buf: bytes, pos: int = 0) -> tuple[GetSASLRequest, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_token: bytes | None
         if n >= 0:
@@ -2396,7 +2398,7 @@ def decode_get_sasl_request(buf: bytes, pos: int = 0) -> tuple[GetSASLRequest, i
             f_token = None
         else:
             raise DecodeError(_NEGATIVE + 'GetSASLRequest')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'GetSASLRequest') from None
     return GetSASLRequest(f_token), pos
 
@@ -2430,7 +2432,7 @@ class SetSASLResponse:
 def decode_set_sasl_response(buf: bytes, pos: int = 0) -> tuple[SetSASLResponse, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_token: bytes | None
         if n >= 0:
@@ -2443,7 +2445,7 @@ def decode_set_sasl_response(buf: bytes, pos: int = 0) -> tuple[SetSASLResponse,
             f_token = None
         else:
             raise DecodeError(_NEGATIVE + 'SetSASLResponse')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'SetSASLResponse') from None
     return SetSASLResponse(f_token), pos
 
@@ -2480,7 +2482,8 @@ class SetWatches:
 def decode_set_watches(buf: bytes, pos: int = 0) -> tuple[SetWatches, int]:
     size = len(buf)
     try:
-        f_relative_zxid, f_data_watches_n = _unpack_qi(buf, pos)
+        f_relative_zxid: int = read_i64_be(buf, pos)
+        f_data_watches_n: int = read_i32_be(buf, pos + 8)
         pos += 12
         f_data_watches: list[str | None] | None = None
         if f_data_watches_n != -1:
@@ -2488,7 +2491,7 @@ def decode_set_watches(buf: bytes, pos: int = 0) -> tuple[SetWatches, int]:
                 raise DecodeError(_SHORT + 'SetWatches')
             f_data_watches = []
             for _ in range(f_data_watches_n):
-                (n,) = _unpack_i(buf, pos)
+                n: int = read_i32_be(buf, pos)
                 pos += 4
                 f_data_watches_item: str | None
                 if n >= 0:
@@ -2505,7 +2508,7 @@ def decode_set_watches(buf: bytes, pos: int = 0) -> tuple[SetWatches, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'SetWatches')
                 f_data_watches.append(f_data_watches_item)
-        (f_exist_watches_n,) = _unpack_i(buf, pos)
+        f_exist_watches_n: int = read_i32_be(buf, pos)
         pos += 4
         f_exist_watches: list[str | None] | None = None
         if f_exist_watches_n != -1:
@@ -2513,7 +2516,7 @@ def decode_set_watches(buf: bytes, pos: int = 0) -> tuple[SetWatches, int]:
                 raise DecodeError(_SHORT + 'SetWatches')
             f_exist_watches = []
             for _ in range(f_exist_watches_n):
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_exist_watches_item: str | None
                 if n >= 0:
@@ -2530,7 +2533,7 @@ def decode_set_watches(buf: bytes, pos: int = 0) -> tuple[SetWatches, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'SetWatches')
                 f_exist_watches.append(f_exist_watches_item)
-        (f_child_watches_n,) = _unpack_i(buf, pos)
+        f_child_watches_n: int = read_i32_be(buf, pos)
         pos += 4
         f_child_watches: list[str | None] | None = None
         if f_child_watches_n != -1:
@@ -2538,7 +2541,7 @@ def decode_set_watches(buf: bytes, pos: int = 0) -> tuple[SetWatches, int]:
                 raise DecodeError(_SHORT + 'SetWatches')
             f_child_watches = []
             for _ in range(f_child_watches_n):
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_child_watches_item: str | None
                 if n >= 0:
@@ -2555,7 +2558,7 @@ def decode_set_watches(buf: bytes, pos: int = 0) -> tuple[SetWatches, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'SetWatches')
                 f_child_watches.append(f_child_watches_item)
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'SetWatches') from None
     return SetWatches(f_relative_zxid, f_data_watches, f_exist_watches, f_child_watches), pos
 
@@ -2638,7 +2641,8 @@ class SetWatches2:
 def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
     size = len(buf)
     try:
-        f_relative_zxid, f_data_watches_n = _unpack_qi(buf, pos)
+        f_relative_zxid: int = read_i64_be(buf, pos)
+        f_data_watches_n: int = read_i32_be(buf, pos + 8)
         pos += 12
         f_data_watches: list[str | None] | None = None
         if f_data_watches_n != -1:
@@ -2646,7 +2650,7 @@ def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
                 raise DecodeError(_SHORT + 'SetWatches2')
             f_data_watches = []
             for _ in range(f_data_watches_n):
-                (n,) = _unpack_i(buf, pos)
+                n: int = read_i32_be(buf, pos)
                 pos += 4
                 f_data_watches_item: str | None
                 if n >= 0:
@@ -2663,7 +2667,7 @@ def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'SetWatches2')
                 f_data_watches.append(f_data_watches_item)
-        (f_exist_watches_n,) = _unpack_i(buf, pos)
+        f_exist_watches_n: int = read_i32_be(buf, pos)
         pos += 4
         f_exist_watches: list[str | None] | None = None
         if f_exist_watches_n != -1:
@@ -2671,7 +2675,7 @@ def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
                 raise DecodeError(_SHORT + 'SetWatches2')
             f_exist_watches = []
             for _ in range(f_exist_watches_n):
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_exist_watches_item: str | None
                 if n >= 0:
@@ -2688,7 +2692,7 @@ def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'SetWatches2')
                 f_exist_watches.append(f_exist_watches_item)
-        (f_child_watches_n,) = _unpack_i(buf, pos)
+        f_child_watches_n: int = read_i32_be(buf, pos)
         pos += 4
         f_child_watches: list[str | None] | None = None
         if f_child_watches_n != -1:
@@ -2696,7 +2700,7 @@ def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
                 raise DecodeError(_SHORT + 'SetWatches2')
             f_child_watches = []
             for _ in range(f_child_watches_n):
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_child_watches_item: str | None
                 if n >= 0:
@@ -2713,7 +2717,7 @@ def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'SetWatches2')
                 f_child_watches.append(f_child_watches_item)
-        (f_persistent_watches_n,) = _unpack_i(buf, pos)
+        f_persistent_watches_n: int = read_i32_be(buf, pos)
         pos += 4
         f_persistent_watches: list[str | None] | None = None
         if f_persistent_watches_n != -1:
@@ -2721,7 +2725,7 @@ def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
                 raise DecodeError(_SHORT + 'SetWatches2')
             f_persistent_watches = []
             for _ in range(f_persistent_watches_n):
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_persistent_watches_item: str | None
                 if n >= 0:
@@ -2738,7 +2742,7 @@ def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'SetWatches2')
                 f_persistent_watches.append(f_persistent_watches_item)
-        (f_persistent_recursive_watches_n,) = _unpack_i(buf, pos)
+        f_persistent_recursive_watches_n: int = read_i32_be(buf, pos)
         pos += 4
         f_persistent_recursive_watches: list[str | None] | None = None
         if f_persistent_recursive_watches_n != -1:
@@ -2746,7 +2750,7 @@ def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
                 raise DecodeError(_SHORT + 'SetWatches2')
             f_persistent_recursive_watches = []
             for _ in range(f_persistent_recursive_watches_n):
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_persistent_recursive_watches_item: str | None
                 if n >= 0:
@@ -2763,7 +2767,7 @@ def decode_set_watches2(buf: bytes, pos: int = 0) -> tuple[SetWatches2, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'SetWatches2')
                 f_persistent_recursive_watches.append(f_persistent_recursive_watches_item)
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'SetWatches2') from None
     return SetWatches2(f_relative_zxid, f_data_watches, f_exist_watches, f_child_watches, f_persistent_watches, f_persistent_recursive_watches), pos
 
@@ -2875,7 +2879,7 @@ class AddWatchRequest:
 
 def decode_add_watch_request(buf: bytes, pos: int = 0) -> tuple[AddWatchRequest, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -2889,9 +2893,9 @@ def decode_add_watch_request(buf: bytes, pos: int = 0) -> tuple[AddWatchRequest,
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'AddWatchRequest')
-        (f_mode,) = _unpack_i(buf, pos)
+        f_mode: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'AddWatchRequest') from None
     return AddWatchRequest(f_path, f_mode), pos
 
@@ -2925,7 +2929,7 @@ class CheckWatchesRequest:
 
 def decode_check_watches_request(buf: bytes, pos: int = 0) -> tuple[CheckWatchesRequest, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -2939,9 +2943,9 @@ def decode_check_watches_request(buf: bytes, pos: int = 0) -> tuple[CheckWatches
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'CheckWatchesRequest')
-        (f_type,) = _unpack_i(buf, pos)
+        f_type: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'CheckWatchesRequest') from None
     return CheckWatchesRequest(f_path, f_type), pos
 
@@ -2975,7 +2979,7 @@ class RemoveWatchesRequest:
 
 def decode_remove_watches_request(buf: bytes, pos: int = 0) -> tuple[RemoveWatchesRequest, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -2989,9 +2993,9 @@ def decode_remove_watches_request(buf: bytes, pos: int = 0) -> tuple[RemoveWatch
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'RemoveWatchesRequest')
-        (f_type,) = _unpack_i(buf, pos)
+        f_type: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'RemoveWatchesRequest') from None
     return RemoveWatchesRequest(f_path, f_type), pos
 
@@ -3025,7 +3029,7 @@ class WhoAmIResponse:
 def decode_who_am_i_response(buf: bytes, pos: int = 0) -> tuple[WhoAmIResponse, int]:
     size = len(buf)
     try:
-        (f_client_info_n,) = _unpack_i(buf, pos)
+        f_client_info_n: int = read_i32_be(buf, pos)
         pos += 4
         f_client_info: list[ClientInfo] | None = None
         if f_client_info_n != -1:
@@ -3033,7 +3037,7 @@ def decode_who_am_i_response(buf: bytes, pos: int = 0) -> tuple[WhoAmIResponse, 
                 raise DecodeError(_SHORT + 'WhoAmIResponse')
             f_client_info = []
             for _ in range(f_client_info_n):
-                (n,) = _unpack_i(buf, pos)
+                n: int = read_i32_be(buf, pos)
                 pos += 4
                 f_client_info_item_auth_scheme: str | None
                 if n >= 0:
@@ -3047,7 +3051,7 @@ def decode_who_am_i_response(buf: bytes, pos: int = 0) -> tuple[WhoAmIResponse, 
                     f_client_info_item_auth_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'WhoAmIResponse')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_client_info_item_user: str | None
                 if n >= 0:
@@ -3064,7 +3068,7 @@ def decode_who_am_i_response(buf: bytes, pos: int = 0) -> tuple[WhoAmIResponse, 
                 else:
                     raise DecodeError(_NEGATIVE + 'WhoAmIResponse')
                 f_client_info.append(ClientInfo(f_client_info_item_auth_scheme, f_client_info_item_user))
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'WhoAmIResponse') from None
     return WhoAmIResponse(f_client_info), pos
 
@@ -3117,7 +3121,9 @@ class WatcherEvent:
 def decode_watcher_event(buf: bytes, pos: int = 0) -> tuple[WatcherEvent, int]:
     size = len(buf)
     try:
-        f_type, f_state, n = _unpack_iii(buf, pos)
+        f_type: int = read_i32_be(buf, pos)
+        f_state: int = read_i32_be(buf, pos + 4)
+        n: int = read_i32_be(buf, pos + 8)
         pos += 12
         f_path: str | None
         if n >= 0:
@@ -3133,7 +3139,7 @@ def decode_watcher_event(buf: bytes, pos: int = 0) -> tuple[WatcherEvent, int]:
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'WatcherEvent')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'WatcherEvent') from None
     return WatcherEvent(f_type, f_state, f_path), pos
 
@@ -3199,9 +3205,10 @@ class TxnDigest:
 
 def decode_txn_digest(buf: bytes, pos: int = 0) -> tuple[TxnDigest, int]:
     try:
-        f_version, f_tree_digest = _unpack_iq(buf, pos)
+        f_version: int = read_i32_be(buf, pos)
+        f_tree_digest: int = read_i64_be(buf, pos + 4)
         pos += 12
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'TxnDigest') from None
     return TxnDigest(f_version, f_tree_digest), pos
 
@@ -3231,7 +3238,7 @@ class CreateTxnV0:
 def decode_create_txn_v0(buf: bytes, pos: int = 0) -> tuple[CreateTxnV0, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -3245,7 +3252,7 @@ def decode_create_txn_v0(buf: bytes, pos: int = 0) -> tuple[CreateTxnV0, int]:
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateTxnV0')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_data: bytes | None
         if n >= 0:
@@ -3256,7 +3263,7 @@ def decode_create_txn_v0(buf: bytes, pos: int = 0) -> tuple[CreateTxnV0, int]:
             f_data = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateTxnV0')
-        (f_acl_n,) = _unpack_i(buf, pos)
+        f_acl_n: int = read_i32_be(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
         if f_acl_n != -1:
@@ -3264,7 +3271,8 @@ def decode_create_txn_v0(buf: bytes, pos: int = 0) -> tuple[CreateTxnV0, int]:
                 raise DecodeError(_SHORT + 'CreateTxnV0')
             f_acl = []
             for _ in range(f_acl_n):
-                f_acl_item_perms, n = _unpack_ii(buf, pos)
+                f_acl_item_perms: int = read_i32_be(buf, pos)
+                n = read_i32_be(buf, pos + 4)
                 pos += 8
                 f_acl_item_id_scheme: str | None
                 if n >= 0:
@@ -3278,7 +3286,7 @@ def decode_create_txn_v0(buf: bytes, pos: int = 0) -> tuple[CreateTxnV0, int]:
                     f_acl_item_id_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'CreateTxnV0')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_acl_item_id_id: str | None
                 if n >= 0:
@@ -3297,7 +3305,7 @@ def decode_create_txn_v0(buf: bytes, pos: int = 0) -> tuple[CreateTxnV0, int]:
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         f_ephemeral = buf[pos] != 0
         pos += 1
-    except (StructError, IndexError):
+    except IndexError:
         raise DecodeError(_SHORT + 'CreateTxnV0') from None
     return CreateTxnV0(f_path, f_data, f_acl, f_ephemeral), pos
 
@@ -3367,7 +3375,7 @@ class CreateTxn:
 def decode_create_txn(buf: bytes, pos: int = 0) -> tuple[CreateTxn, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -3381,7 +3389,7 @@ def decode_create_txn(buf: bytes, pos: int = 0) -> tuple[CreateTxn, int]:
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateTxn')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_data: bytes | None
         if n >= 0:
@@ -3392,7 +3400,7 @@ def decode_create_txn(buf: bytes, pos: int = 0) -> tuple[CreateTxn, int]:
             f_data = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateTxn')
-        (f_acl_n,) = _unpack_i(buf, pos)
+        f_acl_n: int = read_i32_be(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
         if f_acl_n != -1:
@@ -3400,7 +3408,8 @@ def decode_create_txn(buf: bytes, pos: int = 0) -> tuple[CreateTxn, int]:
                 raise DecodeError(_SHORT + 'CreateTxn')
             f_acl = []
             for _ in range(f_acl_n):
-                f_acl_item_perms, n = _unpack_ii(buf, pos)
+                f_acl_item_perms: int = read_i32_be(buf, pos)
+                n = read_i32_be(buf, pos + 4)
                 pos += 8
                 f_acl_item_id_scheme: str | None
                 if n >= 0:
@@ -3414,7 +3423,7 @@ def decode_create_txn(buf: bytes, pos: int = 0) -> tuple[CreateTxn, int]:
                     f_acl_item_id_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'CreateTxn')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_acl_item_id_id: str | None
                 if n >= 0:
@@ -3433,7 +3442,7 @@ def decode_create_txn(buf: bytes, pos: int = 0) -> tuple[CreateTxn, int]:
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
         f_ephemeral, f_parent_c_version = _unpack_bi(buf, pos)
         pos += 5
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'CreateTxn') from None
     return CreateTxn(f_path, f_data, f_acl, f_ephemeral, f_parent_c_version), pos
 
@@ -3503,7 +3512,7 @@ class CreateTTLTxn:
 def decode_create_ttl_txn(buf: bytes, pos: int = 0) -> tuple[CreateTTLTxn, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -3517,7 +3526,7 @@ def decode_create_ttl_txn(buf: bytes, pos: int = 0) -> tuple[CreateTTLTxn, int]:
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateTTLTxn')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_data: bytes | None
         if n >= 0:
@@ -3528,7 +3537,7 @@ def decode_create_ttl_txn(buf: bytes, pos: int = 0) -> tuple[CreateTTLTxn, int]:
             f_data = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateTTLTxn')
-        (f_acl_n,) = _unpack_i(buf, pos)
+        f_acl_n: int = read_i32_be(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
         if f_acl_n != -1:
@@ -3536,7 +3545,8 @@ def decode_create_ttl_txn(buf: bytes, pos: int = 0) -> tuple[CreateTTLTxn, int]:
                 raise DecodeError(_SHORT + 'CreateTTLTxn')
             f_acl = []
             for _ in range(f_acl_n):
-                f_acl_item_perms, n = _unpack_ii(buf, pos)
+                f_acl_item_perms: int = read_i32_be(buf, pos)
+                n = read_i32_be(buf, pos + 4)
                 pos += 8
                 f_acl_item_id_scheme: str | None
                 if n >= 0:
@@ -3550,7 +3560,7 @@ def decode_create_ttl_txn(buf: bytes, pos: int = 0) -> tuple[CreateTTLTxn, int]:
                     f_acl_item_id_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'CreateTTLTxn')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_acl_item_id_id: str | None
                 if n >= 0:
@@ -3567,9 +3577,10 @@ def decode_create_ttl_txn(buf: bytes, pos: int = 0) -> tuple[CreateTTLTxn, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'CreateTTLTxn')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
-        f_parent_c_version, f_ttl = _unpack_iq(buf, pos)
+        f_parent_c_version: int = read_i32_be(buf, pos)
+        f_ttl: int = read_i64_be(buf, pos + 4)
         pos += 12
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'CreateTTLTxn') from None
     return CreateTTLTxn(f_path, f_data, f_acl, f_parent_c_version, f_ttl), pos
 
@@ -3638,7 +3649,7 @@ class CreateContainerTxn:
 def decode_create_container_txn(buf: bytes, pos: int = 0) -> tuple[CreateContainerTxn, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -3652,7 +3663,7 @@ def decode_create_container_txn(buf: bytes, pos: int = 0) -> tuple[CreateContain
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateContainerTxn')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_data: bytes | None
         if n >= 0:
@@ -3663,7 +3674,7 @@ def decode_create_container_txn(buf: bytes, pos: int = 0) -> tuple[CreateContain
             f_data = None
         else:
             raise DecodeError(_NEGATIVE + 'CreateContainerTxn')
-        (f_acl_n,) = _unpack_i(buf, pos)
+        f_acl_n: int = read_i32_be(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
         if f_acl_n != -1:
@@ -3671,7 +3682,8 @@ def decode_create_container_txn(buf: bytes, pos: int = 0) -> tuple[CreateContain
                 raise DecodeError(_SHORT + 'CreateContainerTxn')
             f_acl = []
             for _ in range(f_acl_n):
-                f_acl_item_perms, n = _unpack_ii(buf, pos)
+                f_acl_item_perms: int = read_i32_be(buf, pos)
+                n = read_i32_be(buf, pos + 4)
                 pos += 8
                 f_acl_item_id_scheme: str | None
                 if n >= 0:
@@ -3685,7 +3697,7 @@ def decode_create_container_txn(buf: bytes, pos: int = 0) -> tuple[CreateContain
                     f_acl_item_id_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'CreateContainerTxn')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_acl_item_id_id: str | None
                 if n >= 0:
@@ -3702,9 +3714,9 @@ def decode_create_container_txn(buf: bytes, pos: int = 0) -> tuple[CreateContain
                 else:
                     raise DecodeError(_NEGATIVE + 'CreateContainerTxn')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
-        (f_parent_c_version,) = _unpack_i(buf, pos)
+        f_parent_c_version: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'CreateContainerTxn') from None
     return CreateContainerTxn(f_path, f_data, f_acl, f_parent_c_version), pos
 
@@ -3770,7 +3782,7 @@ class DeleteTxn:
 def decode_delete_txn(buf: bytes, pos: int = 0) -> tuple[DeleteTxn, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -3786,7 +3798,7 @@ def decode_delete_txn(buf: bytes, pos: int = 0) -> tuple[DeleteTxn, int]:
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'DeleteTxn')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'DeleteTxn') from None
     return DeleteTxn(f_path), pos
 
@@ -3821,7 +3833,7 @@ class SetDataTxn:
 
 def decode_set_data_txn(buf: bytes, pos: int = 0) -> tuple[SetDataTxn, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -3835,7 +3847,7 @@ def decode_set_data_txn(buf: bytes, pos: int = 0) -> tuple[SetDataTxn, int]:
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'SetDataTxn')
-        (n,) = _unpack_i(buf, pos)
+        n = read_i32_be(buf, pos)
         pos += 4
         f_data: bytes | None
         if n >= 0:
@@ -3846,9 +3858,9 @@ def decode_set_data_txn(buf: bytes, pos: int = 0) -> tuple[SetDataTxn, int]:
             f_data = None
         else:
             raise DecodeError(_NEGATIVE + 'SetDataTxn')
-        (f_version,) = _unpack_i(buf, pos)
+        f_version: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'SetDataTxn') from None
     return SetDataTxn(f_path, f_data, f_version), pos
 
@@ -3891,7 +3903,7 @@ class SetACLTxn:
 def decode_set_acl_txn(buf: bytes, pos: int = 0) -> tuple[SetACLTxn, int]:
     size = len(buf)
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -3905,7 +3917,7 @@ def decode_set_acl_txn(buf: bytes, pos: int = 0) -> tuple[SetACLTxn, int]:
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'SetACLTxn')
-        (f_acl_n,) = _unpack_i(buf, pos)
+        f_acl_n: int = read_i32_be(buf, pos)
         pos += 4
         f_acl: list[ACL] | None = None
         if f_acl_n != -1:
@@ -3913,7 +3925,8 @@ def decode_set_acl_txn(buf: bytes, pos: int = 0) -> tuple[SetACLTxn, int]:
                 raise DecodeError(_SHORT + 'SetACLTxn')
             f_acl = []
             for _ in range(f_acl_n):
-                f_acl_item_perms, n = _unpack_ii(buf, pos)
+                f_acl_item_perms: int = read_i32_be(buf, pos)
+                n = read_i32_be(buf, pos + 4)
                 pos += 8
                 f_acl_item_id_scheme: str | None
                 if n >= 0:
@@ -3927,7 +3940,7 @@ def decode_set_acl_txn(buf: bytes, pos: int = 0) -> tuple[SetACLTxn, int]:
                     f_acl_item_id_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'SetACLTxn')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_acl_item_id_id: str | None
                 if n >= 0:
@@ -3944,9 +3957,9 @@ def decode_set_acl_txn(buf: bytes, pos: int = 0) -> tuple[SetACLTxn, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'SetACLTxn')
                 f_acl.append(ACL(f_acl_item_perms, Id(f_acl_item_id_scheme, f_acl_item_id_id)))
-        (f_version,) = _unpack_i(buf, pos)
+        f_version: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'SetACLTxn') from None
     return SetACLTxn(f_path, f_acl, f_version), pos
 
@@ -4005,7 +4018,7 @@ class CheckVersionTxn:
 
 def decode_check_version_txn(buf: bytes, pos: int = 0) -> tuple[CheckVersionTxn, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_path: str | None
         if n >= 0:
@@ -4019,9 +4032,9 @@ def decode_check_version_txn(buf: bytes, pos: int = 0) -> tuple[CheckVersionTxn,
             f_path = None
         else:
             raise DecodeError(_NEGATIVE + 'CheckVersionTxn')
-        (f_version,) = _unpack_i(buf, pos)
+        f_version: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'CheckVersionTxn') from None
     return CheckVersionTxn(f_path, f_version), pos
 
@@ -4054,9 +4067,9 @@ class ErrorTxn:
 
 def decode_error_txn(buf: bytes, pos: int = 0) -> tuple[ErrorTxn, int]:
     try:
-        (f_err,) = _unpack_i(buf, pos)
+        f_err: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'ErrorTxn') from None
     return ErrorTxn(f_err), pos
 
@@ -4082,9 +4095,9 @@ class CreateSessionTxn:
 
 def decode_create_session_txn(buf: bytes, pos: int = 0) -> tuple[CreateSessionTxn, int]:
     try:
-        (f_time_out,) = _unpack_i(buf, pos)
+        f_time_out: int = read_i32_be(buf, pos)
         pos += 4
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'CreateSessionTxn') from None
     return CreateSessionTxn(f_time_out), pos
 
@@ -4111,7 +4124,7 @@ class CloseSessionTxn:
 def decode_close_session_txn(buf: bytes, pos: int = 0) -> tuple[CloseSessionTxn, int]:
     size = len(buf)
     try:
-        (f_paths2_delete_n,) = _unpack_i(buf, pos)
+        f_paths2_delete_n: int = read_i32_be(buf, pos)
         pos += 4
         f_paths2_delete: list[str | None] | None = None
         if f_paths2_delete_n != -1:
@@ -4119,7 +4132,7 @@ def decode_close_session_txn(buf: bytes, pos: int = 0) -> tuple[CloseSessionTxn,
                 raise DecodeError(_SHORT + 'CloseSessionTxn')
             f_paths2_delete = []
             for _ in range(f_paths2_delete_n):
-                (n,) = _unpack_i(buf, pos)
+                n: int = read_i32_be(buf, pos)
                 pos += 4
                 f_paths2_delete_item: str | None
                 if n >= 0:
@@ -4136,7 +4149,7 @@ def decode_close_session_txn(buf: bytes, pos: int = 0) -> tuple[CloseSessionTxn,
                 else:
                     raise DecodeError(_NEGATIVE + 'CloseSessionTxn')
                 f_paths2_delete.append(f_paths2_delete_item)
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'CloseSessionTxn') from None
     return CloseSessionTxn(f_paths2_delete), pos
 
@@ -4181,7 +4194,8 @@ class Txn:
 def decode_txn(buf: bytes, pos: int = 0) -> tuple[Txn, int]:
     size = len(buf)
     try:
-        f_type, n = _unpack_ii(buf, pos)
+        f_type: int = read_i32_be(buf, pos)
+        n: int = read_i32_be(buf, pos + 4)
         pos += 8
         f_data: bytes | None
         if n >= 0:
@@ -4194,7 +4208,7 @@ def decode_txn(buf: bytes, pos: int = 0) -> tuple[Txn, int]:
             f_data = None
         else:
             raise DecodeError(_NEGATIVE + 'Txn')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'Txn') from None
     return Txn(f_type, f_data), pos
 
@@ -4228,7 +4242,7 @@ class MultiTxn:
 def decode_multi_txn(buf: bytes, pos: int = 0) -> tuple[MultiTxn, int]:
     size = len(buf)
     try:
-        (f_txns_n,) = _unpack_i(buf, pos)
+        f_txns_n: int = read_i32_be(buf, pos)
         pos += 4
         f_txns: list[Txn] | None = None
         if f_txns_n != -1:
@@ -4236,7 +4250,8 @@ def decode_multi_txn(buf: bytes, pos: int = 0) -> tuple[MultiTxn, int]:
                 raise DecodeError(_SHORT + 'MultiTxn')
             f_txns = []
             for _ in range(f_txns_n):
-                f_txns_item_type, n = _unpack_ii(buf, pos)
+                f_txns_item_type: int = read_i32_be(buf, pos)
+                n: int = read_i32_be(buf, pos + 4)
                 pos += 8
                 f_txns_item_data: bytes | None
                 if n >= 0:
@@ -4250,7 +4265,7 @@ def decode_multi_txn(buf: bytes, pos: int = 0) -> tuple[MultiTxn, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'MultiTxn')
                 f_txns.append(Txn(f_txns_item_type, f_txns_item_data))
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'MultiTxn') from None
     return MultiTxn(f_txns), pos
 
@@ -4297,7 +4312,9 @@ class QuorumPacket:
 def decode_quorum_packet(buf: bytes, pos: int = 0) -> tuple[QuorumPacket, int]:
     size = len(buf)
     try:
-        f_type, f_zxid, n = _unpack_iqi(buf, pos)
+        f_type: int = read_i32_be(buf, pos)
+        f_zxid: int = read_i64_be(buf, pos + 4)
+        n: int = read_i32_be(buf, pos + 12)
         pos += 16
         f_data: bytes | None
         if n >= 0:
@@ -4308,7 +4325,7 @@ def decode_quorum_packet(buf: bytes, pos: int = 0) -> tuple[QuorumPacket, int]:
             f_data = None
         else:
             raise DecodeError(_NEGATIVE + 'QuorumPacket')
-        (f_authinfo_n,) = _unpack_i(buf, pos)
+        f_authinfo_n: int = read_i32_be(buf, pos)
         pos += 4
         f_authinfo: list[Id] | None = None
         if f_authinfo_n != -1:
@@ -4316,7 +4333,7 @@ def decode_quorum_packet(buf: bytes, pos: int = 0) -> tuple[QuorumPacket, int]:
                 raise DecodeError(_SHORT + 'QuorumPacket')
             f_authinfo = []
             for _ in range(f_authinfo_n):
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_authinfo_item_scheme: str | None
                 if n >= 0:
@@ -4330,7 +4347,7 @@ def decode_quorum_packet(buf: bytes, pos: int = 0) -> tuple[QuorumPacket, int]:
                     f_authinfo_item_scheme = None
                 else:
                     raise DecodeError(_NEGATIVE + 'QuorumPacket')
-                (n,) = _unpack_i(buf, pos)
+                n = read_i32_be(buf, pos)
                 pos += 4
                 f_authinfo_item_id: str | None
                 if n >= 0:
@@ -4347,7 +4364,7 @@ def decode_quorum_packet(buf: bytes, pos: int = 0) -> tuple[QuorumPacket, int]:
                 else:
                     raise DecodeError(_NEGATIVE + 'QuorumPacket')
                 f_authinfo.append(Id(f_authinfo_item_scheme, f_authinfo_item_id))
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'QuorumPacket') from None
     return QuorumPacket(f_type, f_zxid, f_data, f_authinfo), pos
 
@@ -4407,17 +4424,17 @@ class LearnerInfo:
 def decode_learner_info(buf: bytes, pos: int = 0) -> tuple[LearnerInfo, int]:
     size = len(buf)
     try:
-        (f_serverid,) = _unpack_q(buf, pos)
+        f_serverid: int = read_i64_be(buf, pos)
         pos += 8
         f_protocol_version: int | None = None
         if pos + 4 <= size:
-            (f_protocol_version,) = _unpack_i(buf, pos)
+            f_protocol_version = read_i32_be(buf, pos)
             pos += 4
         f_config_version: int | None = None
         if pos + 8 <= size:
-            (f_config_version,) = _unpack_q(buf, pos)
+            f_config_version = read_i64_be(buf, pos)
             pos += 8
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'LearnerInfo') from None
     return LearnerInfo(f_serverid, f_protocol_version, f_config_version), pos
 
@@ -4448,7 +4465,9 @@ class QuorumAuthPacket:
 def decode_quorum_auth_packet(buf: bytes, pos: int = 0) -> tuple[QuorumAuthPacket, int]:
     size = len(buf)
     try:
-        f_magic, f_status, n = _unpack_qii(buf, pos)
+        f_magic: int = read_i64_be(buf, pos)
+        f_status: int = read_i32_be(buf, pos + 8)
+        n: int = read_i32_be(buf, pos + 12)
         pos += 16
         f_token: bytes | None
         if n >= 0:
@@ -4461,7 +4480,7 @@ def decode_quorum_auth_packet(buf: bytes, pos: int = 0) -> tuple[QuorumAuthPacke
             f_token = None
         else:
             raise DecodeError(_NEGATIVE + 'QuorumAuthPacket')
-    except StructError:
+    except IndexError:
         raise DecodeError(_SHORT + 'QuorumAuthPacket') from None
     return QuorumAuthPacket(f_magic, f_status, f_token), pos
 
@@ -4526,7 +4545,7 @@ class DataNode:
 
 def decode_data_node(buf: bytes, pos: int = 0) -> tuple[DataNode, int]:
     try:
-        (n,) = _unpack_i(buf, pos)
+        n: int = read_i32_be(buf, pos)
         pos += 4
         f_data: bytes | None
         if n >= 0:
@@ -4539,7 +4558,7 @@ def decode_data_node(buf: bytes, pos: int = 0) -> tuple[DataNode, int]:
             raise DecodeError(_NEGATIVE + 'DataNode')
         f_acl, f_stat_czxid, f_stat_mzxid, f_stat_ctime, f_stat_mtime, f_stat_version, f_stat_cversion, f_stat_aversion, f_stat_ephemeral_owner, f_stat_pzxid = _unpack_qqqqqiiiqq(buf, pos)
         pos += 68
-    except StructError:
+    except (StructError, IndexError):
         raise DecodeError(_SHORT + 'DataNode') from None
     return DataNode(f_data, f_acl, StatPersisted(f_stat_czxid, f_stat_mzxid, f_stat_ctime, f_stat_mtime, f_stat_version, f_stat_cversion, f_stat_aversion, f_stat_ephemeral_owner, f_stat_pzxid)), pos
 

@@ -7,15 +7,14 @@ DecodeError is the only exception (tests/property/test_codec.py compares them).
 
 from __future__ import annotations
 
-import struct
 from typing import Final
+
+from librt.strings import read_i32_be, read_i64_be
 
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.records import ACL, decode_acl
 from zkpy_protocol.text import replace_bad
 
-_unpack_int: Final = struct.Struct(">i").unpack_from
-_unpack_long: Final = struct.Struct(">q").unpack_from
 _ACL_SIZE_MIN: Final = 12
 
 
@@ -27,7 +26,7 @@ def read_path_and_data(buf: bytes, pos: int) -> tuple[str | None, bytes | None, 
     path: str | None = None
     data: bytes | None = None
     try:
-        (length,) = _unpack_int(buf, pos)
+        length: int = read_i32_be(buf, pos)
         pos += 4
         if length >= 0:
             end = pos + length
@@ -38,8 +37,8 @@ def read_path_and_data(buf: bytes, pos: int) -> tuple[str | None, bytes | None, 
             pos = end
         elif length != -1:
             raise DecodeError("negative length: path")
-        (length,) = _unpack_int(buf, pos)
-    except struct.error:
+        length = read_i32_be(buf, pos)
+    except IndexError:
         raise DecodeError("cut short: path and data") from None
     pos += 4
     if length >= 0:
@@ -56,7 +55,7 @@ def read_set_data(buf: bytes, pos: int) -> tuple[str | None, bytes | None, int, 
     path: str | None = None
     data: bytes | None = None
     try:
-        (length,) = _unpack_int(buf, pos)
+        length: int = read_i32_be(buf, pos)
         pos += 4
         if length >= 0:
             end = pos + length
@@ -67,7 +66,7 @@ def read_set_data(buf: bytes, pos: int) -> tuple[str | None, bytes | None, int, 
             pos = end
         elif length != -1:
             raise DecodeError("negative length: path")
-        (length,) = _unpack_int(buf, pos)
+        length = read_i32_be(buf, pos)
         pos += 4
         if length >= 0:
             end = pos + length
@@ -75,8 +74,8 @@ def read_set_data(buf: bytes, pos: int) -> tuple[str | None, bytes | None, int, 
             pos = end
         elif length != -1:
             raise DecodeError("negative length: data")
-        (version,) = _unpack_int(buf, pos)
-    except struct.error:
+        version: int = read_i32_be(buf, pos)
+    except IndexError:
         raise DecodeError("cut short: setData") from None
     return path, data, version, pos + 4
 
@@ -85,7 +84,7 @@ def read_path_and_version(buf: bytes, pos: int) -> tuple[str | None, int, int]:
     """All of delete and check, and the offset behind it."""
     path: str | None = None
     try:
-        (length,) = _unpack_int(buf, pos)
+        length: int = read_i32_be(buf, pos)
         pos += 4
         if length >= 0:
             end = pos + length
@@ -96,8 +95,8 @@ def read_path_and_version(buf: bytes, pos: int) -> tuple[str | None, int, int]:
             pos = end
         elif length != -1:
             raise DecodeError("negative length: path")
-        (version,) = _unpack_int(buf, pos)
-    except struct.error:
+        version: int = read_i32_be(buf, pos)
+    except IndexError:
         raise DecodeError("cut short: path and version") from None
     return path, version, pos + 4
 
@@ -105,19 +104,17 @@ def read_path_and_version(buf: bytes, pos: int) -> tuple[str | None, int, int]:
 def read_int(buf: bytes, pos: int) -> int:
     """Version or flags."""
     try:
-        (value,) = _unpack_int(buf, pos)
-    except struct.error:
+        return read_i32_be(buf, pos)
+    except IndexError:
         raise DecodeError("cut short: int") from None
-    return int(value)
 
 
 def read_long(buf: bytes, pos: int) -> int:
     """A ttl."""
     try:
-        (value,) = _unpack_long(buf, pos)
-    except struct.error:
+        return read_i64_be(buf, pos)
+    except IndexError:
         raise DecodeError("cut short: long") from None
-    return int(value)
 
 
 def read_acl(buf: bytes, pos: int) -> tuple[list[ACL] | None, int]:

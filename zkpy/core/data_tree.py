@@ -15,9 +15,10 @@ Invariants:
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
+
+from librt.strings import BytesWriter, write_i32_be, write_i64_be
 
 from zkpy.core.acl import AclList, AclTable
 from zkpy.core.owners import CONTAINER, CONTAINER_OWNER, EPHEMERAL, TTL, OwnerRules, ttl_owner
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from zkpy.core.pipeline.changes import ChangeRecord
     from zkpy.core.txn import Txn
     from zkpy_protocol.txns import TxnRecord
-
-_STAT: Final = struct.Struct(">qqqqiiiqiiq").pack
-_DIGEST_BLOCK: Final = struct.Struct(">qqqqqiiiq").pack
 
 # Looked up for every txn, where a name of the module is faster than one of a class.
 _OK: Final = ErrorCode.OK
@@ -156,25 +154,26 @@ def node_digest(path: str, node: Znode) -> int:
     if digest is None:
         digest = 0
         if not path.startswith("/zookeeper/"):
+            writer = BytesWriter()
+            if path != ROOT:
+                writer.write(path.encode())
             data = node.data
-            block = _DIGEST_BLOCK(
-                node.czxid,
-                node.mzxid,
-                node.pzxid,
-                node.ctime,
-                node.mtime,
-                node.version,
-                node.cversion,
-                node.aversion,
-                node.owner,
-            )
-            name = b"" if path == ROOT else path.encode()
-            if data is None:
-                digest = crc32(name + block)
-            elif len(data) < _SHORT_DATA:
-                digest = crc32(name + data + block)
-            else:
-                digest = crc32(block, crc32(data, crc32(name)))
+            if data is not None:
+                if len(data) < _SHORT_DATA:
+                    writer.write(data)
+                else:
+                    digest = crc32(data, crc32(writer.getvalue()))
+                    writer = BytesWriter()
+            write_i64_be(writer, node.czxid)
+            write_i64_be(writer, node.mzxid)
+            write_i64_be(writer, node.pzxid)
+            write_i64_be(writer, node.ctime)
+            write_i64_be(writer, node.mtime)
+            write_i32_be(writer, node.version)
+            write_i32_be(writer, node.cversion)
+            write_i32_be(writer, node.aversion)
+            write_i64_be(writer, node.owner)
+            digest = crc32(writer.getvalue(), digest)
         node.digest = digest
     return digest
 
@@ -252,19 +251,19 @@ class DataTree:
             owner = node.owner
             if owner and self.owners.kind(owner) != EPHEMERAL:
                 owner = 0
-            stat = node.stat = _STAT(
-                node.czxid,
-                node.mzxid,
-                node.ctime,
-                node.mtime,
-                node.version,
-                cversion,
-                node.aversion,
-                owner,
-                0 if data is None else len(data),
-                child_count,
-                node.pzxid,
-            )
+            writer = BytesWriter()
+            write_i64_be(writer, node.czxid)
+            write_i64_be(writer, node.mzxid)
+            write_i64_be(writer, node.ctime)
+            write_i64_be(writer, node.mtime)
+            write_i32_be(writer, node.version)
+            write_i32_be(writer, cversion)
+            write_i32_be(writer, node.aversion)
+            write_i64_be(writer, owner)
+            write_i32_be(writer, 0 if data is None else len(data))
+            write_i32_be(writer, child_count)
+            write_i64_be(writer, node.pzxid)
+            stat = node.stat = writer.getvalue()
         return stat
 
     @staticmethod

@@ -14,9 +14,10 @@ Subclasses: `LeadingService` gives writes their txns (a standalone server leads 
 
 from __future__ import annotations
 
-import struct
 from itertools import islice
 from typing import TYPE_CHECKING, Final
+
+from librt.strings import read_i32_be
 
 from zkpy.core.acl import AccessRules, AclProviders, in_hash_order
 from zkpy.core.data_tree import DataTree
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from zkpy.core.txn import Txn
     from zkpy_protocol.records import ConnectRequest
 
-_HEADER: Final = struct.Struct(">ii").unpack_from
 _UNIMPLEMENTED_ZXID: Final = -1
 _AUTH_ZXID: Final = 0
 
@@ -177,6 +177,7 @@ class Service:
 
     __slots__ = (
         "_auth",
+        "_auth_required",
         "_eager_acl",
         "_final",
         "_options",
@@ -204,6 +205,7 @@ class Service:
     def __init__(self, parts: ServiceParts, database: Database, sessions: SessionTable, mono_ms: int) -> None:
         options = self._options = parts.options
         self._auth = parts.auth
+        self._auth_required = parts.auth.required
         self.database = database
         self.tree = database.tree
         self.stats = parts.stats
@@ -350,19 +352,20 @@ class Service:
         reads = self._reads
         handles = self._served_here
         writes = self._sent_on
-        required = self._auth.required
+        required = self._auth_required
         limit = self._options.global_outstanding_limit
         served = 0
         op = xid = 0
         taken = start
-        for frame in islice(frames, start, None):
+        for frame in islice(frames, start, None) if start else frames:
             if link.queued_bytes > QUEUED_BYTES_MAX or (link.pending and stats.outstanding > limit):
                 break
             taken += 1
             if len(frame) < HEADER_BYTES:
                 link.drop()
                 break
-            xid, op = _HEADER(frame)
+            xid = read_i32_be(frame, 0)
+            op = read_i32_be(frame, 4)
             if op in handles:
                 if not live:
                     stats.stale_requests_dropped += 1
@@ -395,8 +398,9 @@ class Service:
         stats = self.stats
         stats.received += 1
         link.received += 1
-        xid, op = _HEADER(frame)
-        if self._auth.required and not self._enforced(link, xid):
+        xid: int = read_i32_be(frame, 0)
+        op: int = read_i32_be(frame, 4)
+        if self._auth_required and not self._enforced(link, xid):
             return
         if not self._touch(link, mono_ms):
             stats.stale_requests_dropped += 1
@@ -416,7 +420,7 @@ class Service:
         """Everything that is not a read. False when the link takes no more requests."""
         if op in (OpCode.AUTH, OpCode.SASL):
             return self._authenticate(link, xid, op, frame)
-        if self._auth.required and not self._enforced(link, xid):
+        if self._auth_required and not self._enforced(link, xid):
             return False
         if not live:
             self.stats.stale_requests_dropped += 1

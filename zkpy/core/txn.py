@@ -6,8 +6,9 @@ logged, proposed and sent to learners.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any, Final
+
+from librt.strings import BytesWriter, write_i32_be, write_i64_be
 
 from zkpy_protocol.txns import decode_fields, encode_record
 
@@ -16,9 +17,28 @@ if TYPE_CHECKING:
 
 DIGEST_VERSION: Final = 2
 
-# Encoded for every write, so without making the records.
-TXN_HEADER: Final = struct.Struct(">qiqqi").pack
-TXN_DIGEST: Final = struct.Struct(">iq").pack
+
+def encode_payload(
+    client_id: int, cxid: int, zxid: int, time: int, type_: int, body: bytes | None, digest: int | None
+) -> bytes:
+    """``TxnHeader record [TxnDigest]`` without making records of header and digest, for every write.
+
+    `body` is the encoded record; only a closeSession has none, and then no digest, which would be taken for the record.
+    """
+    writer = BytesWriter()
+    write_i64_be(writer, client_id)
+    write_i32_be(writer, cxid)
+    write_i64_be(writer, zxid)
+    write_i64_be(writer, time)
+    write_i32_be(writer, type_)
+    if body is None:
+        assert digest is None
+        return writer.getvalue()
+    writer.write(body)
+    if digest is not None:
+        write_i32_be(writer, DIGEST_VERSION)
+        write_i64_be(writer, digest)
+    return writer.getvalue()
 
 
 class Txn:
@@ -70,14 +90,8 @@ class Txn:
         cls, client_id: int, cxid: int, zxid: int, time: int, type_: int, record: Any, digest: int | None
     ) -> Txn:
         """Encode a new txn."""
-        payload = TXN_HEADER(client_id, cxid, zxid, time, type_)
-        if record is not None:
-            payload += encode_record(type_, record)
-            if digest is not None:
-                payload += TXN_DIGEST(DIGEST_VERSION, digest)
-        else:
-            # Behind a closeSession without record a digest would be taken for the record.
-            assert digest is None
+        body = None if record is None else encode_record(type_, record)
+        payload = encode_payload(client_id, cxid, zxid, time, type_, body, digest)
         return cls(client_id, cxid, zxid, time, type_, record, digest, payload)
 
     @classmethod

@@ -44,6 +44,8 @@ from struct import Struct
 from typing import TYPE_CHECKING
 from zlib import adler32
 
+from librt.strings import BytesWriter, write_i32_be, write_i64_be
+
 from zkpy.storage.errors import DiskFullError, LogFailedError
 from zkpy.storage.names import TMP_LOG, log_name
 
@@ -61,13 +63,16 @@ _STEP_MIN = 1 << 12
 _STEP_WITHOUT_PREALLOCATION = 1 << 16
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-_pack_head = Struct(">qi").pack
-
 
 def encode_entry(payload: bytes) -> bytes:
     """One entry of a log: what `TxnLog.append` takes. Needs no lock and no file; called in the event loop."""
     assert payload, "an entry of length 0 means the end of a log"
-    return _pack_head(adler32(payload), len(payload)) + payload + b"B"
+    writer = BytesWriter()
+    write_i64_be(writer, adler32(payload))
+    write_i32_be(writer, len(payload))
+    writer.write(payload)
+    writer.append(END_MARK)
+    return writer.getvalue()
 
 
 class TxnLog:

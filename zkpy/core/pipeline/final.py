@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
+from librt.strings import BytesWriter, write_i32_be, write_i64_be
+
 from zkpy.core.link import CLOSE_AFTER_FLUSH, OPEN
 from zkpy.core.passwords import PASSWORD_BYTES, session_password
 from zkpy.core.pipeline.eager_acl import EarlyRefusal
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from zkpy.core.watch_manager import WatchManager
 
 _INT: Final = struct.Struct(">i").pack
-_REPLY: Final = struct.Struct(">iiqi").pack
 _CREATES: Final = (OpCode.CREATE, OpCode.CREATE2, OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL)
 _CREATES_WITH_STAT: Final = (OpCode.CREATE2, OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL)
 
@@ -123,7 +124,13 @@ class FinalStage:
 
     def _reply(self, link: ClientLink, xid: int, body: bytes) -> None:
         size = REPLY_HEADER_BYTES + len(body)
-        link.send(_REPLY(size, xid, self._tree.last_zxid, 0) + body)
+        writer = BytesWriter()
+        write_i32_be(writer, size)
+        write_i32_be(writer, xid)
+        write_i64_be(writer, self._tree.last_zxid)
+        write_i32_be(writer, 0)
+        writer.write(body)
+        link.send(writer.getvalue())
         self._stats.note_response(size)
 
 
@@ -131,7 +138,11 @@ def _body(type_: int, path: str, stat: bytes) -> bytes:
     """The record of a reply, or of a successful entry of a result list."""
     if type_ in _CREATES:
         raw = path.encode()
-        return _INT(len(raw)) + raw + stat
+        writer = BytesWriter()
+        write_i32_be(writer, len(raw))
+        writer.write(raw)
+        writer.write(stat)
+        return writer.getvalue()
     return stat
 
 

@@ -6,8 +6,9 @@ uses a zxid.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Final
+
+from librt.strings import BytesWriter, read_i32_be, write_i32_be
 
 from zkpy.core.errors import KeeperError
 from zkpy_protocol.errors import DecodeError
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 READ_OPS: Final = (OpCode.GET_DATA, OpCode.GET_CHILDREN)
 _CREATE_OPS: Final = (OpCode.CREATE, OpCode.CREATE2, OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL)
 _TTL_FLAGS: Final = (CreateFlags.PERSISTENT_WITH_TTL, CreateFlags.PERSISTENT_SEQUENTIAL_WITH_TTL)
-_HEADER: Final = struct.Struct(">i?i")
-_unpack_header: Final = _HEADER.unpack_from
-_ERROR_RESULT: Final = struct.Struct(">i?ii").pack
+_HEADER_SIZE: Final = 9
 NO_TTL: Final = -1
 
 
@@ -71,12 +70,14 @@ def read_write_ops(frame: bytes, pos: int, acls: AclReader) -> list[WriteOp]:
     has_null_path = False
     while True:
         try:
-            header_type, is_end, _ = _unpack_header(frame, pos)
-        except struct.error:
+            header_type: int = read_i32_be(frame, pos)
+            is_end = frame[pos + 4] != 0
+            read_i32_be(frame, pos + 5)  # an error, which means nothing in a request
+        except IndexError:
             raise DecodeError("cut short: MultiHeader") from None
         if is_end:
             break
-        pos += _HEADER.size
+        pos += _HEADER_SIZE
         start = pos
         path: str | None
         if header_type == OpCode.SET_DATA:
@@ -124,12 +125,24 @@ def _create_type(header_type: int, flags: int, acl: RequestedAcl) -> int:
 
 def result(type_: int, body: bytes) -> bytes:
     """One successful entry of a result list."""
-    return _HEADER.pack(type_, False, 0) + body
+    writer = BytesWriter()
+    _write_header(writer, type_)
+    writer.write(body)
+    return writer.getvalue()
 
 
 def error_result(code: int) -> bytes:
     """The entry of an operation that failed, or did not happen."""
-    return _ERROR_RESULT(OpCode.ERROR, False, code, code)
+    writer = BytesWriter()
+    _write_header(writer, OpCode.ERROR, code)
+    write_i32_be(writer, code)
+    return writer.getvalue()
+
+
+def _write_header(writer: BytesWriter, type_: int, err: int = 0) -> None:
+    write_i32_be(writer, type_)
+    writer.append(0)
+    write_i32_be(writer, err)
 
 
 def result_list(results: Iterable[bytes]) -> bytes:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
+from librt.strings import BytesWriter, write_i32_be, write_i64_be
+
 from zkpy.core import paths
 from zkpy.core.acl import AclReader
 from zkpy.core.errors import KeeperError
@@ -19,7 +21,7 @@ from zkpy.core.pipeline.changes import OutstandingChanges
 from zkpy.core.pipeline.multi import NO_TTL, read_write_ops
 from zkpy.core.pipeline.reconfig import next_membership
 from zkpy.core.quotas import MalformedQuotaError, QuotaTrack, limits_path, stats_path
-from zkpy.core.txn import DIGEST_VERSION, TXN_DIGEST, TXN_HEADER, Txn
+from zkpy.core.txn import Txn, encode_payload
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.opcodes import CreateFlags, ErrorCode, OpCode, Perms
 from zkpy_protocol.records import (
@@ -57,9 +59,6 @@ HEADER_BYTES: Final = 8
 ANY_VERSION: Final = -1
 
 _INT: Final = struct.Struct(">i").pack
-_MEMBER: Final = struct.Struct(">ii").pack
-_CREATE_TAIL: Final = struct.Struct(">?i").pack
-_CREATE_TTL_TAIL: Final = struct.Struct(">iq").pack
 _INT_MAX: Final = (1 << 31) - 1
 _ROOT_LIMITS: Final = limits_path("")
 
@@ -167,13 +166,10 @@ class PrepStage:
         prepared = self.changes.take_prepared()
         client_id = request.session_id
         cxid = request.xid
-        payload = TXN_HEADER(client_id, cxid, zxid, time_ms, type_)
-        digest: int | None = None
-        if body is not None:
-            payload += body
-            if self._digest_enabled and type_ != OpCode.ERROR:
-                digest = self.changes.digest
-                payload += TXN_DIGEST(DIGEST_VERSION, digest)
+        digest = None
+        if self._digest_enabled and type_ != OpCode.ERROR and body is not None:
+            digest = self.changes.digest
+        payload = encode_payload(client_id, cxid, zxid, time_ms, type_, body, digest)
         request.txn = Txn(client_id, cxid, zxid, time_ms, type_, None, digest, payload, prepared)
 
     def discard(self, last_zxid: int) -> None:
@@ -263,15 +259,20 @@ class PrepStage:
         cversion = _next(parent.cversion)
         if op == OpCode.CREATE_CONTAINER:
             owner = CONTAINER_OWNER
-            tail = _INT(cversion)
         elif op == OpCode.CREATE_TTL:
             owner = ttl_owner(ttl)
-            tail = _CREATE_TTL_TAIL(cversion, ttl)
         else:
             owner = request.session_id if flags in _EPHEMERAL_FLAGS else 0
-            tail = _CREATE_TAIL(owner != 0, cversion)
         changes.create(op, path, data, acl, owner, parent_path, parent, cversion, zxid, time_ms)
-        return head + acl.encoded + tail
+        writer = BytesWriter()
+        writer.write(head)
+        writer.write(acl.encoded)
+        if op not in (OpCode.CREATE_CONTAINER, OpCode.CREATE_TTL):
+            writer.append(owner != 0)
+        write_i32_be(writer, cversion)
+        if op == OpCode.CREATE_TTL:
+            write_i64_be(writer, ttl)
+        return writer.getvalue()
 
     def _stored_acl(self, requested: RequestedAcl, ids: Sequence[Id]) -> AclList:
         acl = requested.stored
@@ -358,7 +359,7 @@ class PrepStage:
             raise KeeperError(ErrorCode.BADVERSION)
         new_version = _next(node.version)
         self.changes.set_data(OpCode.SET_DATA, path, node, data, new_version, zxid, time_ms)
-        return head + _INT(new_version)
+        return _with_int(head, new_version)
 
     def _set_acl(self, set_acl: SetACLRequest, ids: Sequence[Id]) -> bytes:
         path = set_acl.path
@@ -382,7 +383,7 @@ class PrepStage:
         if version not in (ANY_VERSION, node.version):
             raise KeeperError(ErrorCode.BADVERSION)
         self.changes.check()
-        return head + _INT(_next(node.version))
+        return _with_int(head, _next(node.version))
 
     def _reconfig(self, reconfig: ReconfigRequest, ids: Sequence[Id], zxid: int, time_ms: int) -> bytes:
         if not self._reconfig_enabled:
@@ -429,11 +430,12 @@ class PrepStage:
         except DecodeError as damage:  # another name: compiled, a variable has one type
             raise _Undecodable from damage
         digest_before = self.changes.digest
-        members = [_INT(len(ops))]
+        members = BytesWriter()
+        write_i32_be(members, len(ops))
         failed = False
         for op in ops:
             if failed:
-                members.append(_error_member(ErrorCode.RUNTIMEINCONSISTENCY))
+                _add_error_member(members, ErrorCode.RUNTIMEINCONSISTENCY)
                 continue
             try:
                 body = self._prepare_member(op, request, zxid, time_ms)
@@ -442,10 +444,12 @@ class PrepStage:
                     raise _Undecodable from error
                 failed = True
                 self.changes.roll_back(digest_before)
-                members.append(_error_member(error.code))
+                _add_error_member(members, error.code)
             else:
-                members.append(_MEMBER(op.type, len(body)) + body)
-        return b"".join(members)
+                write_i32_be(members, op.type)
+                write_i32_be(members, len(body))
+                members.write(body)
+        return members.getvalue()
 
     def _prepare_member(self, op: WriteOp, request: Request, zxid: int, time_ms: int) -> bytes:
         if request.refusal:
@@ -513,8 +517,17 @@ class PrepStage:
             raise KeeperError(ErrorCode.BADARGUMENTS) from None
 
 
-def _error_member(code: int) -> bytes:
-    return _MEMBER(OpCode.ERROR, 4) + _INT(code)
+def _add_error_member(members: BytesWriter, code: int) -> None:
+    write_i32_be(members, OpCode.ERROR)
+    write_i32_be(members, 4)
+    write_i32_be(members, code)
+
+
+def _with_int(head: bytes, value: int) -> bytes:
+    writer = BytesWriter()
+    writer.write(head)
+    write_i32_be(writer, value)
+    return writer.getvalue()
 
 
 def _next(version: int) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
+from librt.strings import BytesWriter, write_i32_be, write_i64_be
+
 from zkpy.core.errors import KeeperError
 from zkpy.core.pipeline.multi import READ_OPS, error_result, result, result_list
 from zkpy.core.watch_manager import NULL_PATH, STANDARD
@@ -60,8 +62,6 @@ HEADER_BYTES: Final = 8
 REPLY_HEADER_BYTES: Final = 16
 
 _JAVA_BLANK = "".join(map(chr, range(0x21)))  # what String.trim takes away
-_REPLY: Final = struct.Struct(">iiqi").pack
-_DATA_REPLY: Final = struct.Struct(">iiqii").pack
 _INT: Final = struct.Struct(">i").pack
 _DATA_REPLY_FIXED: Final = REPLY_HEADER_BYTES + 4 + 68
 _STAT_BYTES: Final = 68
@@ -69,7 +69,24 @@ _STAT_BYTES: Final = 68
 
 def reply_frame(xid: int, zxid: int, err: int, body: bytes) -> bytes:
     """One reply with its length prefix."""
-    return _REPLY(REPLY_HEADER_BYTES + len(body), xid, zxid, err) + body
+    writer = BytesWriter()
+    write_i32_be(writer, REPLY_HEADER_BYTES + len(body))
+    write_i32_be(writer, xid)
+    write_i64_be(writer, zxid)
+    write_i32_be(writer, err)
+    writer.write(body)
+    return writer.getvalue()
+
+
+def _data_reply_head(size: int, xid: int, zxid: int, length: int) -> bytes:
+    """What goes before data and Stat."""
+    writer = BytesWriter()
+    write_i32_be(writer, size)
+    write_i32_be(writer, xid)
+    write_i64_be(writer, zxid)
+    write_i32_be(writer, 0)
+    write_i32_be(writer, length)
+    return writer.getvalue()
 
 
 class ReadStage:
@@ -113,10 +130,10 @@ class ReadStage:
         # The hottest reply of all: header, data and cached Stat go out without being copied together.
         if data is None:
             size = _DATA_REPLY_FIXED
-            link.send(_DATA_REPLY(size, xid, tree.last_zxid, 0, -1))
+            link.send(_data_reply_head(size, xid, tree.last_zxid, -1))
         else:
             size = _DATA_REPLY_FIXED + len(data)
-            link.send(_DATA_REPLY(size, xid, tree.last_zxid, 0, len(data)))
+            link.send(_data_reply_head(size, xid, tree.last_zxid, len(data)))
             link.out.append(data)
         link.out.append(stat)
         link.queued_bytes += size
