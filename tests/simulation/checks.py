@@ -245,6 +245,8 @@ class Checks:
             if not watched.tip.holds(committed):
                 raise ViolationError(f"{name} leads with {watched.tip}, but {committed} is committed")
             self._commit(process, watched.tip)
+            entered = {server_id for server_id, each in self.watched.items() if each.entered >= role.epoch}
+            self.ledger.activated(process.peer.state.view.committed, entered, name)
         elif not watched.tip.is_committed:
             raise ViolationError(f"{name} begins to serve with {watched.tip}, which is not committed")
 

@@ -198,6 +198,22 @@ class Ledger:
             counted.append(memberships[index - 1])
         return all(membership.verifier.is_quorum(servers) for membership in counted)
 
+    def activated(self, membership: Membership, servers: set[int], by: str) -> None:
+        """A leader goes by it from now on, which these follow: a proposed one may come into force without its txn.
+
+        Where a crash has left the proposed configuration and not the txn, the next leader of those who know of it activates it, as
+        Apache's does. That takes a quorum of the members before and one of the new ones, as its commit would.
+        """
+        known = self._memberships[-1]
+        if membership.version <= known.version:
+            return
+        for needed in (known, membership):
+            if not needed.verifier.is_quorum(servers):
+                raise ViolationError(
+                    f"{by} activates configuration {membership.version:#x}, which only {sorted(servers)} follow"
+                )
+        self._memberships.append(membership)
+
     # -- what a client may see
 
     def at(self, path: str, zxid: int) -> Version:

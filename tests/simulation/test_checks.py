@@ -6,6 +6,7 @@ told, that is made wrong.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,23 @@ def test_a_txn_with_the_digest_of_another_tree_is_seen() -> None:
     record = CreateTxn("/a", b"x", OPEN, False, 1)
     with pytest.raises(ViolationError, match="with a digest that is not that of the tree"):
         history.committed(Txn.make(SESSION, 1, EPOCH + 2, 0, OpCode.CREATE, record, 4711))
+
+
+def test_a_configuration_that_lost_its_txn_counts_once_a_leader_goes_by_it() -> None:
+    history = History()
+    history.ledger.activated(membership_of((1, 2, 3), ()), set(), "server.1")  # nothing new
+    grown = dataclasses.replace(membership_of((1, 2, 3, 4, 5), ()), version=EPOCH + 1)
+    history.ledger.activated(grown, {1, 2, 4}, "server.1")
+    entry = history.committed(session_txn(2))
+    assert history.ledger.is_quorum(entry, {3, 4, 5})
+    assert not history.ledger.is_quorum(entry, {1, 2})
+
+
+@pytest.mark.parametrize("followers", [{1, 2}, {1, 4, 5}])
+def test_it_takes_a_quorum_of_the_old_members_and_one_of_the_new(followers: set[int]) -> None:
+    grown = dataclasses.replace(membership_of((1, 2, 3, 4, 5), ()), version=EPOCH + 1)
+    with pytest.raises(ViolationError, match=r"server.1 activates configuration 0x100000001, which only \["):
+        History().ledger.activated(grown, followers, "server.1")
 
 
 def test_a_quorum_is_counted_by_the_membership_of_that_time() -> None:
