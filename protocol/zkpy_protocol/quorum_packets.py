@@ -11,6 +11,8 @@ from __future__ import annotations
 from enum import IntEnum
 from struct import Struct
 
+from librt.strings import BytesWriter, read_i32_be, read_i64_be, write_i32_be, write_i64_be
+
 from zkpy_protocol.errors import DecodeError, FrameTooLarge
 from zkpy_protocol.records import QuorumPacket, decode_quorum_packet
 
@@ -39,16 +41,10 @@ class PacketType(IntEnum):
     INFORM_AND_ACTIVATE = 19
 
 
-_HEAD = Struct(">iqi")
-# The smallest packet; with data in it the last number is no count but the beginning of the data.
-_PLAIN = Struct(">iqii")
-_unpack_head = _HEAD.unpack_from
-_pack_head = _HEAD.pack
-_unpack_plain = _PLAIN.unpack_from
-_pack_plain = _PLAIN.pack
+_unpack_head = Struct(">iqi").unpack_from
 _unpack_int = Struct(">i").unpack_from
 _HEAD_SIZE = 16
-_PLAIN_SIZE = 20
+_PLAIN_SIZE = 20  # of a packet with neither data nor authinfo
 _ID_SIZE_MIN = 8
 _NULL = b"\xff\xff\xff\xff"
 _SNAP = int(PacketType.SNAP)
@@ -57,9 +53,16 @@ _COUNT_UNREAD = -1
 
 def encode_packet(type_: int, zxid: int, data: bytes | None = None) -> bytes:
     """A packet without authinfo."""
+    writer = BytesWriter()
+    write_i32_be(writer, type_)
+    write_i64_be(writer, zxid)
     if data is None:
-        return _pack_plain(type_, zxid, -1, -1)
-    return b"".join((_pack_head(type_, zxid, len(data)), data, _NULL))
+        write_i32_be(writer, -1)
+    else:
+        write_i32_be(writer, len(data))
+        writer.write(data)
+    write_i32_be(writer, -1)
+    return writer.getvalue()
 
 
 class PacketReader:
@@ -116,8 +119,10 @@ class PacketReader:
         size = len(data)
         start = 0
         while size - start >= _PLAIN_SIZE:
-            type_, zxid, length, count = _unpack_plain(data, start)
-            if length == -1 and count == -1:
+            type_: int = read_i32_be(data, start)
+            zxid: int = read_i64_be(data, start + 4)
+            length: int = read_i32_be(data, start + 12)
+            if length == -1 and data[start + 16 : start + 20] == _NULL:
                 packets.append(QuorumPacket(type_, zxid, None, None))
                 start += _PLAIN_SIZE
             else:

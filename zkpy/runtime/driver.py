@@ -143,6 +143,8 @@ class Driver:
         "_roll_after_txns",
         "_txns_since_roll",
         "_wall_ms",
+        "_wall_seen_ms",
+        "_wall_then_ms",
         "_word",
         "_worker",
         "bytes_received",
@@ -172,6 +174,7 @@ class Driver:
         self._log = worker.log
         self._wall_ms = clock.wall_ms
         self._mono_ms = clock.mono_ms
+        self._wall_seen_ms = self._wall_then_ms = 0
         self._loop = loop
         self._lookout = lookout
         self._options = options
@@ -220,11 +223,15 @@ class Driver:
         self, link: ClientLink, frames: Sequence[bytes], start: int, arrival_ms: int, mono_ms: int
     ) -> int:
         """Offer the service the frames from `start` on, which came at `arrival_ms`; the index of the first one not taken."""
+        if mono_ms != self._wall_seen_ms:
+            # Once a millisecond: a loop with many clients would ask a hundred times in it.
+            self._wall_seen_ms = mono_ms
+            self._wall_then_ms = self._wall_ms()
         service = self.service
         throttle = service.request_throttle
         if throttle is None:
-            return service.receive(link, frames, start, self._wall_ms(), mono_ms)
-        return throttle.receive(link, frames, start, arrival_ms, self._wall_ms(), mono_ms)
+            return service.receive(link, frames, start, self._wall_then_ms, mono_ms)
+        return throttle.receive(link, frames, start, arrival_ms, self._wall_then_ms, mono_ms)
 
     def after_input(self) -> None:
         """Send what the last input has produced, see to it that proposals reach the log, look out for more."""
