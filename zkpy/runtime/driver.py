@@ -217,6 +217,7 @@ class Driver:
     def count_input(self, size: int) -> int:
         """So many bytes have come; what `mono_ms` is."""
         self.bytes_received += size
+        self._lookout.came()
         return self._mono_ms()
 
     def offer(
@@ -234,7 +235,7 @@ class Driver:
         return throttle.receive(link, frames, start, arrival_ms, self._wall_then_ms, mono_ms)
 
     def after_input(self) -> None:
-        """Send what the last input has produced, see to it that proposals reach the log, look out for more."""
+        """Send what the last input has produced, and see to it that proposals reach the log."""
         self.send()
         if self.service.unlogged and not self._in_flight and not self._flush_scheduled:
             self._flush_scheduled = True
@@ -244,12 +245,13 @@ class Driver:
             else:
                 # At the end of this turn of the loop, so that one batch takes what all its inputs proposed.
                 self._loop.call_soon(self._flush)
-        self._lookout.seen()
 
     def send(self) -> None:
         """One write per link that has something to send; then those that waited for room come to their turn."""
         dirty = self.service.dirty
         throttle = self.service.request_throttle
+        if dirty:
+            self._lookout.answered()
         while dirty or (throttle is not None and throttle.wake()):
             links = dirty.copy()
             dirty.clear()

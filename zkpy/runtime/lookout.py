@@ -2,11 +2,13 @@
 
 A client that waits for each answer sends its next request a few microseconds after it. To be put to sleep and woken up for
 that takes longer than all the work on a request, and no less of the processor than to look round meanwhile: in a virtual
-machine the loop serves such a client twice as fast so. Where nothing comes in time it is tried ever more rarely.
+machine the loop serves such a client twice as fast so. Where nothing comes in time, or others want the processor, it is tried
+ever more rarely.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ LOOKOUT_US = 100
 """For how long the loop looks round; a client on the same machine answers in some 30 us."""
 
 _PASS_MAX = 63
+_TURN_MAX_US = 50  # a turn of nothing takes three; one that takes so long has lost the processor to somebody
 
 
 class Hope:
@@ -74,35 +77,55 @@ class Gathering:
 
 
 class Lookout:
-    """Keeps one loop awake, for `max_us` after each input; 0 never: where time stands still while a loop turns."""
+    """Keeps one loop awake, for `max_us` after each answer; 0 never: where time stands still while a loop turns."""
 
-    __slots__ = ("_end_us", "_has_seen", "_hope", "_is_looking", "_loop", "_max_us", "_now_us")
+    __slots__ = (
+        "_end_us",
+        "_has_answered",
+        "_has_come",
+        "_hope",
+        "_is_looking",
+        "_loop",
+        "_max_us",
+        "_now_us",
+        "_then_us",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, now_us: Callable[[], int], max_us: int) -> None:
         self._loop = loop
         self._now_us = now_us
         self._max_us = max_us
         self._hope = Hope()
-        self._is_looking = self._has_seen = False
-        self._end_us = 0
+        self._is_looking = self._has_come = self._has_answered = False
+        self._end_us = self._then_us = 0
 
-    def seen(self) -> None:
-        """There was input; more may follow at once."""
+    def came(self) -> None:
+        """Something of a client."""
+        self._has_come = True
+
+    def answered(self) -> None:
+        """Something was sent to clients, who may go on at once."""
         if self._is_looking:
-            self._has_seen = True
+            self._has_answered = True
         elif self._max_us and self._hope.is_due():
             self._is_looking = True
-            self._end_us = self._now_us() + self._max_us
+            self._has_come = False
+            self._then_us = self._now_us()
+            self._end_us = self._then_us + self._max_us
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
         now_us = self._now_us()
-        if self._has_seen:
-            self._has_seen = False
+        if self._has_come or self._has_answered:
+            if self._has_come:
+                self._hope.paid()
+            self._has_come = self._has_answered = False
             self._end_us = now_us + self._max_us
-            self._hope.paid()
-        elif now_us >= self._end_us:
+        elif now_us >= self._end_us or now_us - self._then_us > _TURN_MAX_US:
             self._is_looking = False
             self._hope.failed()
             return
+        else:
+            os.sched_yield()  # whoever waits for this processor has it now, which the next turn notices
+        self._then_us = now_us
         self._loop.call_soon(self._look)

@@ -46,20 +46,26 @@ def loop() -> Loop:
     return Loop()
 
 
-def test_the_loop_does_not_sleep_for_so_long_after_an_input(loop: Loop) -> None:
-    lookout(loop).seen()
+def test_the_loop_does_not_sleep_for_so_long_after_an_answer(loop: Loop) -> None:
+    lookout(loop).answered()
     loop.turn(9)
     assert not loop.sleeps
     loop.turn()
     assert loop.sleeps
 
 
+def test_it_does_not_look_round_after_what_is_not_answered_yet(loop: Loop) -> None:
+    lookout(loop).came()
+    assert loop.sleeps
+
+
 def test_what_comes_meanwhile_keeps_it_awake(loop: Loop) -> None:
     watch = lookout(loop)
-    watch.seen()
+    watch.answered()
     for _ in range(50):
         loop.turn(9)
-        watch.seen()
+        watch.came()
+        watch.answered()
         assert len(loop.soon) == 1
     loop.turn(10)
     assert not loop.sleeps
@@ -67,18 +73,46 @@ def test_what_comes_meanwhile_keeps_it_awake(loop: Loop) -> None:
     assert loop.sleeps
 
 
+def test_a_slow_answer_counts_from_when_it_is_given(loop: Loop) -> None:
+    """The loop has waited for the disk meanwhile."""
+    watch = lookout(loop)
+    watch.answered()
+    loop.turn()
+    watch.came()
+    loop.turn()
+    loop.now_us += 1000
+    watch.answered()
+    loop.turn(10)
+    assert not loop.sleeps
+    loop.turn()
+    assert loop.sleeps
+
+
+def test_it_gives_way_to_whoever_else_wants_the_processor(loop: Loop) -> None:
+    watch = lookout(loop)
+    watch.answered()
+    loop.turn()
+    loop.now_us += 50
+    loop.turn()
+    assert loop.sleeps
+    watch.answered()
+    assert loop.sleeps, "that has failed, so one occasion passes"
+
+
 def test_a_loop_where_time_stands_still_never_looks_round(loop: Loop) -> None:
     watch = lookout(loop, 0)
     for _ in range(200):
-        watch.seen()
+        watch.came()
+        watch.answered()
         assert loop.sleeps
 
 
-def awake_after(watch: Lookout, loop: Loop, inputs: int) -> list[int]:
-    """Which of the inputs, each long after the one before, kept the loop awake."""
+def awake_after(watch: Lookout, loop: Loop, answers: int) -> list[int]:
+    """Which of the answers, each long after the one before, kept the loop awake."""
     found = []
-    for number in range(inputs):
-        watch.seen()
+    for number in range(answers):
+        watch.came()
+        watch.answered()
         if not loop.sleeps:
             found.append(number)
         loop.turn(100)
@@ -95,10 +129,10 @@ def test_where_nothing_comes_in_time_it_is_tried_ever_more_rarely(loop: Loop) ->
 def test_one_success_is_enough_to_try_every_time_again(loop: Loop) -> None:
     watch = lookout(loop)
     awake_after(watch, loop, 190)
-    watch.seen()
+    watch.answered()
     assert not loop.sleeps
     loop.turn()
-    watch.seen()
+    watch.came()
     loop.turn(100)
     assert awake_after(watch, loop, 6) == [1, 5]
 
