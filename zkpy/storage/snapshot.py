@@ -118,7 +118,8 @@ def stage_snapshot(
             for chunk in _compressed(serialize(tree, sessions, zxid), compression):
                 file.write(chunk, offset)
                 offset += len(chunk)
-            file.datasync()
+                # Bit by bit: the log may be on the same disk, and its syncs would wait for all of it at once.
+                file.datasync()
         finally:
             file.close()
     except OSError:

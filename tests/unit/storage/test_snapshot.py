@@ -280,6 +280,17 @@ class TestWriting:
         assert fs.log[0] == "create"
         assert fs.log[-3:] == ["datasync", "rename", "sync_dir"]
 
+    def test_no_more_than_one_piece_waits_for_a_sync(self) -> None:
+        """A log on the same disk would be held up by all that waits."""
+        fs = MemoryFs()
+        tree = DataTree(OWNERS)
+        for number in range(3):
+            tree.nodes[f"/{number}"] = Node(bytes(1 << 20), tree.acls.open, 0, 1, 1)
+        write_snapshot(fs, "", tree, {}, 1)
+        assert fs.log[:1] + fs.log[-2:] == ["create", "rename", "sync_dir"]
+        assert fs.log[1:-2] == ["write", "datasync"] * (fs.log.count("write"))
+        assert fs.log.count("write") >= 3
+
     def test_a_failure_leaves_nothing_behind(self) -> None:
         fs = MemoryFs()
         write_snapshot(fs, "", HISTORY.tree, HISTORY.sessions, LAST)
