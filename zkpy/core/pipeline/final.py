@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from librt.strings import BytesWriter, write_i32_be, write_i64_be
+from librt.strings import BytesWriter, write_i32_be
 
 from zkpy.core.link import CLOSE_AFTER_FLUSH, OPEN
 from zkpy.core.passwords import PASSWORD_BYTES, session_password
@@ -123,15 +123,8 @@ class FinalStage:
         self._stats.note_response(REPLY_HEADER_BYTES)
 
     def _reply(self, link: ClientLink, xid: int, body: bytes) -> None:
-        size = REPLY_HEADER_BYTES + len(body)
-        writer = BytesWriter()
-        write_i32_be(writer, size)
-        write_i32_be(writer, xid)
-        write_i64_be(writer, self._tree.last_zxid)
-        write_i32_be(writer, 0)
-        writer.write(body)
-        link.send(writer.getvalue())
-        self._stats.note_response(size)
+        link.send(reply_frame(xid, self._tree.last_zxid, ErrorCode.OK, body))
+        self._stats.note_response(REPLY_HEADER_BYTES + len(body))
 
 
 def _body(type_: int, path: str, stat: bytes) -> bytes:
