@@ -109,6 +109,7 @@ class DrivenServer:
         *,
         log: dict[str, Any] | None = None,
         clock: Clock = clock,
+        lookout: Lookout | None = None,
         **options: Any,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -147,7 +148,7 @@ class DrivenServer:
             self.worker,
             clock,
             loop,
-            Lookout(loop, lambda: 0, 0),
+            lookout or Lookout(loop, lambda: 0, 0),
             LogOptions(**log_settings),
             random.Random(7),
             structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from librt.strings import BytesWriter, write_i32_be, write_i64_be
 
+from zkpy_protocol.opcodes import OpCode
 from zkpy_protocol.txns import decode_fields, encode_record
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 DIGEST_VERSION: Final = 2
 
 
-def encode_payload(
+def encode_txn(
     client_id: int, cxid: int, zxid: int, time: int, type_: int, body: bytes | None, digest: int | None
 ) -> bytes:
     """``TxnHeader record [TxnDigest]`` without making records of header and digest, for every write.
@@ -32,6 +33,7 @@ def encode_payload(
     write_i64_be(writer, time)
     write_i32_be(writer, type_)
     if body is None:
+        assert type_ == OpCode.CLOSE_SESSION
         assert digest is None
         return writer.getvalue()
     writer.write(body)
@@ -91,7 +93,7 @@ class Txn:
     ) -> Txn:
         """Encode a new txn."""
         body = None if record is None else encode_record(type_, record)
-        payload = encode_payload(client_id, cxid, zxid, time, type_, body, digest)
+        payload = encode_txn(client_id, cxid, zxid, time, type_, body, digest)
         return cls(client_id, cxid, zxid, time, type_, record, digest, payload)
 
     @classmethod

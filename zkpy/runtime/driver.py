@@ -174,7 +174,7 @@ class Driver:
         self._log = worker.log
         self._wall_ms = clock.wall_ms
         self._mono_ms = clock.mono_ms
-        self._wall_seen_ms = self._wall_then_ms = 0
+        self._wall_seen_ms = self._wall_then_ms = -1
         self._loop = loop
         self._lookout = lookout
         self._options = options
@@ -319,12 +319,11 @@ class Driver:
 
         The log thread needs no such care, since the next batch gathers while it works.
         """
-        count = len(self.service.unlogged)
-        return (
-            self._worker.writes_at_once
-            and count < self._options.max_batch_size
-            and self._gathering.goes_on(count, self.mono_ms())
-        )
+        if self._worker.writes_at_once:
+            count_max = self._options.max_batch_size
+            return self._gathering.goes_on(len(self.service.unlogged), count_max, self.mono_ms())
+        self._gathering.end()
+        return False
 
     def _submit(self) -> Outcome | None:
         """Hand over the next batch; what became of it, if it was written at once."""

@@ -58,7 +58,7 @@ class Gathering:
         self._hope = Hope()
         self._count = self._first_count = self._began_ms = 0
 
-    def goes_on(self, count: int, now_ms: int) -> bool:
+    def goes_on(self, count: int, count_max: int, now_ms: int) -> bool:
         """At the end of a turn: whether one more is waited for. `count` is what the batch has now, one at least."""
         if not self._count:
             if not self._hope.is_due():
@@ -69,26 +69,37 @@ class Gathering:
             self._hope.paid()
         else:
             self._hope.failed()
-        if count > self._count and now_ms == self._began_ms:
+        if self._count < count < count_max and now_ms == self._began_ms:
             self._count = count
             return True
         self._count = 0
         return False
 
+    def end(self) -> None:
+        """What there is goes elsewhere, whatever it has become."""
+        self._count = 0
+
 
 class Lookout:
-    """Keeps one loop awake, for `max_us` after each answer; 0 never: where time stands still while a loop turns."""
+    """Keeps one loop awake for up to `max_us`; 0 never: where time stands still while a loop turns.
+
+    From an answer on, and anew with each request, and once more with its answer. What is sent unasked, such as events, prolongs nothing.
+
+    Attributes:
+        is_looking: whether it does at the moment.
+    """
 
     __slots__ = (
         "_end_us",
         "_has_answered",
         "_has_come",
         "_hope",
-        "_is_looking",
         "_loop",
         "_max_us",
         "_now_us",
+        "_owes",
         "_then_us",
+        "is_looking",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, now_us: Callable[[], int], max_us: int) -> None:
@@ -96,7 +107,7 @@ class Lookout:
         self._now_us = now_us
         self._max_us = max_us
         self._hope = Hope()
-        self._is_looking = self._has_come = self._has_answered = False
+        self.is_looking = self._has_come = self._has_answered = self._owes = False
         self._end_us = self._then_us = 0
 
     def came(self) -> None:
@@ -105,27 +116,30 @@ class Lookout:
 
     def answered(self) -> None:
         """Something was sent to clients, who may go on at once."""
-        if self._is_looking:
+        if self.is_looking:
             self._has_answered = True
         elif self._max_us and self._hope.is_due():
-            self._is_looking = True
-            self._has_come = False
+            self.is_looking = True
+            self._has_come = self._has_answered = self._owes = False
             self._then_us = self._now_us()
             self._end_us = self._then_us + self._max_us
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
         now_us = self._now_us()
-        if self._has_come or self._has_answered:
-            if self._has_come:
-                self._hope.paid()
-            self._has_come = self._has_answered = False
+        if self._has_come:
+            self._hope.paid()
             self._end_us = now_us + self._max_us
+            self._has_come, self._owes = False, True
+        elif self._has_answered and self._owes:
+            self._end_us = now_us + self._max_us
+            self._owes = False
         elif now_us >= self._end_us or now_us - self._then_us > _TURN_MAX_US:
-            self._is_looking = False
+            self.is_looking = False
             self._hope.failed()
             return
         else:
             os.sched_yield()  # whoever waits for this processor has it now, which the next turn notices
+        self._has_answered = False
         self._then_us = now_us
         self._loop.call_soon(self._look)

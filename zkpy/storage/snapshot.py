@@ -114,12 +114,15 @@ def stage_snapshot(
     try:
         file = fs.create(tmp)
         try:
-            offset = 0
+            offset = synced = 0
             for chunk in _compressed(serialize(tree, sessions, zxid), compression):
                 file.write(chunk, offset)
                 offset += len(chunk)
-                # Bit by bit: the log may be on the same disk, and its syncs would wait for all of it at once.
-                file.datasync()
+                if offset - synced >= _CHUNK:
+                    # Bit by bit: the log may be on the same disk, and its syncs would wait for all of it at once.
+                    file.datasync()
+                    synced = offset
+            file.datasync()
         finally:
             file.close()
     except OSError:

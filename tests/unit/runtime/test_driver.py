@@ -13,7 +13,9 @@ import pytest
 from tests.fakes.driven_server import AwaitedClient, DrivenServer, GatedFs, logged_zxids
 from tests.fakes.memory_fs import MemoryFs
 from tests.fakes.replies import Reply, create, delete, set_data
+from tests.fakes.wire_client import request_frame
 from zkpy.runtime import clock
+from zkpy.runtime.lookout import Lookout
 from zkpy.storage.errors import LogFailedError
 from zkpy_protocol.opcodes import ErrorCode, OpCode
 from zkpy_protocol.records import GetDataRequest
@@ -393,3 +395,61 @@ async def test_stopping_twice_is_stopping_once(start: Start) -> None:
     await server.client()
     server.driver.stop()
     server.driver.stop()
+
+
+async def test_whoever_was_answered_is_looked_out_for(start: Start) -> None:
+    now_us = 1_000
+    lookout = Lookout(asyncio.get_running_loop(), lambda: now_us, 100)
+
+    def looks() -> bool:
+        return lookout.is_looking
+
+    fs = GatedFs()
+    server = start(fs, lookout=lookout)
+    client = await server.client()  # which is an answer
+    assert looks()
+    now_us += 200
+    await asyncio.sleep(0)
+    assert not looks()
+    fs.gate.clear()
+    for number in range(3):
+        client.send(OpCode.CREATE, create(f"/{number}"))
+        assert not looks(), "there is no answer yet"
+    fs.gate.set()
+    await replies(client, 3)
+    client.send(OpCode.GET_DATA, GetDataRequest("/0", False))
+    assert looks()
+    server.driver.count_input(1)
+    for _ in range(3):
+        now_us += 40
+        await asyncio.sleep(0)
+    assert looks(), "120 us after the answer, but 80 after the input was seen"
+
+
+async def test_the_wall_clock_is_asked_once_a_millisecond(start: Start) -> None:
+    asked = 0
+
+    class Watch:
+        now_ms = 0
+
+        def wall_ms(self) -> int:
+            nonlocal asked
+            asked += 1
+            return 1_700_000_000_000 + asked
+
+        def mono_ms(self) -> int:
+            return self.now_ms
+
+    watch = Watch()
+    server = start(clock=watch)
+    client = await server.client()
+    ctimes = []
+    before = asked
+    for number in range(4):
+        watch.now_ms = number // 2
+        frame = request_frame(number + 1, OpCode.CREATE, create(f"/{number}"))[4:]
+        assert server.driver.offer(client.link, [frame], 0, watch.now_ms, watch.now_ms) == 1
+        server.driver.after_input()
+        await replies(client, 1)
+        ctimes.append(server.service.tree.nodes[f"/{number}"].ctime - 1_700_000_000_000 - before)
+    assert ctimes == [1, 1, 2, 2]

@@ -88,6 +88,17 @@ def test_a_slow_answer_counts_from_when_it_is_given(loop: Loop) -> None:
     assert loop.sleeps
 
 
+def test_events_alone_do_not_keep_it_awake(loop: Loop) -> None:
+    """What nobody has asked for says nothing of whether somebody will ask."""
+    watch = lookout(loop)
+    watch.answered()
+    for _ in range(9):
+        loop.turn()
+        watch.answered()
+    loop.turn()
+    assert loop.sleeps
+
+
 def test_it_gives_way_to_whoever_else_wants_the_processor(loop: Loop) -> None:
     watch = lookout(loop)
     watch.answered()
@@ -150,24 +161,43 @@ def test_hope_lets_twice_as_many_occasions_pass_after_each_failure() -> None:
 
 def test_a_batch_waits_as_long_as_each_turn_brings_more() -> None:
     gathering = Gathering()
-    assert [gathering.goes_on(count, 7) for count in (1, 2, 5, 5)] == [True, True, True, False]
-    assert gathering.goes_on(1, 7), "that paid"
+    assert [gathering.goes_on(count, 100, 7) for count in (1, 2, 5, 5)] == [True, True, True, False]
+    assert gathering.goes_on(1, 100, 7), "that paid"
 
 
 def test_a_batch_waits_no_longer_than_a_millisecond() -> None:
     gathering = Gathering()
-    assert [gathering.goes_on(1, 7), gathering.goes_on(2, 7), gathering.goes_on(3, 8)] == [True, True, False]
+    assert [gathering.goes_on(1, 100, 7), gathering.goes_on(2, 100, 7), gathering.goes_on(3, 100, 8)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_a_full_batch_waits_for_nothing() -> None:
+    gathering = Gathering()
+    assert [gathering.goes_on(99, 100, 7), gathering.goes_on(100, 100, 7)] == [True, False]
+    assert gathering.goes_on(1, 100, 9), "that paid"
+    assert not gathering.goes_on(100, 100, 9)
+    assert not gathering.goes_on(100, 100, 9)
+
+
+def test_what_gathered_is_nothing_to_the_next_batch_when_the_log_thread_took_it() -> None:
+    gathering = Gathering()
+    assert gathering.goes_on(5, 100, 7)
+    gathering.end()
+    assert [gathering.goes_on(3, 100, 9), gathering.goes_on(4, 100, 9)] == [True, True]
 
 
 def test_a_client_that_is_alone_is_seldom_made_to_wait() -> None:
     gathering = Gathering()
     waited = 0
     for _ in range(1000):
-        while gathering.goes_on(1, 7):
+        while gathering.goes_on(1, 100, 7):
             waited += 1
     assert 15 <= waited <= 25
-    while not gathering.goes_on(1, 7):
+    while not gathering.goes_on(1, 100, 7):
         pass
-    assert gathering.goes_on(2, 7)
-    assert not gathering.goes_on(2, 7)
-    assert gathering.goes_on(1, 7), "where others come it waits for them at once"
+    assert gathering.goes_on(2, 100, 7)
+    assert not gathering.goes_on(2, 100, 7)
+    assert gathering.goes_on(1, 100, 7), "where others come it waits for them at once"

@@ -21,7 +21,7 @@ from zkpy.core.pipeline.changes import OutstandingChanges
 from zkpy.core.pipeline.multi import NO_TTL, read_write_ops
 from zkpy.core.pipeline.reconfig import next_membership
 from zkpy.core.quotas import MalformedQuotaError, QuotaTrack, limits_path, stats_path
-from zkpy.core.txn import Txn, encode_payload
+from zkpy.core.txn import Txn, encode_txn
 from zkpy_protocol.errors import DecodeError
 from zkpy_protocol.opcodes import CreateFlags, ErrorCode, OpCode, Perms
 from zkpy_protocol.records import (
@@ -169,7 +169,7 @@ class PrepStage:
         digest = None
         if self._digest_enabled and type_ != OpCode.ERROR and body is not None:
             digest = self.changes.digest
-        payload = encode_payload(client_id, cxid, zxid, time_ms, type_, body, digest)
+        payload = encode_txn(client_id, cxid, zxid, time_ms, type_, body, digest)
         request.txn = Txn(client_id, cxid, zxid, time_ms, type_, None, digest, payload, prepared)
 
     def discard(self, last_zxid: int) -> None:
