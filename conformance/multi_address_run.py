@@ -94,7 +94,7 @@ def networks_part(promises: Promises, directory: Path, kinds: Sequence[str], see
                 die(alive)
                 began = time.monotonic()
                 noticed_s = SYNC_LIMIT * TICK_MS / 1000
-                time.sleep(noticed_s)
+                time.sleep(noticed_s)  # an answer that was on its way when the network died is no progress
                 said.append(f"all write after {noticed_s + run.load.progress():.1f} s")
                 for server in run.servers:
                     serves(server)
