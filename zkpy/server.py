@@ -305,7 +305,7 @@ class Server:
             LogThread(self._open_log()),
             clock,
             loop,
-            Lookout(loop, clock.mono_us, LOOKOUT_US),
+            Lookout(loop.call_soon, clock.mono_us, LOOKOUT_US),
             wiring.log_options(self._config),
             random.Random(),  # noqa: S311  spreads snapshots over servers, protects nothing
             log,
@@ -351,7 +351,7 @@ class Server:
             LogThread(txn_log),
             clock,
             loop,
-            Lookout(loop, clock.mono_us, LOOKOUT_US),
+            Lookout(loop.call_soon, clock.mono_us, LOOKOUT_US),
             wiring.log_options(config),
             chance,
             log,

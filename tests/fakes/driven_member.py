@@ -226,7 +226,7 @@ class DrivenMember:
             LogThread(self.log),
             MemberClock(self),
             self.loop,  # type: ignore[arg-type]
-            Lookout(self.loop, lambda: 0, 0),  # type: ignore[arg-type]
+            Lookout(self.loop.call_soon, lambda: 0, 0),
             LogOptions(**log_settings),
             random.Random(7),
             structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger),

@@ -148,7 +148,7 @@ class DrivenServer:
             self.worker,
             clock,
             loop,
-            lookout or Lookout(loop, lambda: 0, 0),
+            lookout or Lookout(loop.call_soon, lambda: 0, 0),
             LogOptions(**log_settings),
             random.Random(7),
             structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger),

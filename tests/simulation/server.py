@@ -310,7 +310,7 @@ class Incarnation:
             SimLogThread(self, log),
             server,
             loop,
-            Lookout(loop, lambda: 0, 0),
+            Lookout(loop.call_soon, lambda: 0, 0),
             options,
             self.world.rng,
             logger,

@@ -2,7 +2,7 @@
 
 A client that waits for each answer sends its next request a few microseconds after it. To be put to sleep and woken up for
 that takes longer than all the work on a request, and no less of the processor than to look round meanwhile: in a virtual
-machine the loop serves such a client twice as fast so. Where nothing comes in time, or others want the processor, it is tried
+machine the loop answers the reads of such a client twice as fast so. Where nothing comes in time, or others want the processor, it is tried
 ever more rarely.
 """
 
@@ -12,7 +12,6 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
 LOOKOUT_US = 100
@@ -90,11 +89,11 @@ class Lookout:
     """
 
     __slots__ = (
+        "_call_soon",
         "_end_us",
         "_has_answered",
         "_has_come",
         "_hope",
-        "_loop",
         "_max_us",
         "_now_us",
         "_owes",
@@ -102,8 +101,11 @@ class Lookout:
         "is_looking",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, now_us: Callable[[], int], max_us: int) -> None:
-        self._loop = loop
+    def __init__(
+        self, call_soon: Callable[[Callable[[], None]], object], now_us: Callable[[], int], max_us: int
+    ) -> None:
+        """`call_soon`: the loop's, which calls back in its next turn."""
+        self._call_soon = call_soon
         self._now_us = now_us
         self._max_us = max_us
         self._hope = Hope()
@@ -123,7 +125,7 @@ class Lookout:
             self._has_come = self._has_answered = self._owes = False
             self._then_us = self._now_us()
             self._end_us = self._then_us + self._max_us
-            self._loop.call_soon(self._look)
+            self._call_soon(self._look)
 
     def _look(self) -> None:
         now_us = self._now_us()
@@ -142,4 +144,4 @@ class Lookout:
             os.sched_yield()  # whoever waits for this processor has it now, which the next turn notices
         self._has_answered = False
         self._then_us = now_us
-        self._loop.call_soon(self._look)
+        self._call_soon(self._look)

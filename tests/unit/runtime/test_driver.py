@@ -399,7 +399,7 @@ async def test_stopping_twice_is_stopping_once(start: Start) -> None:
 
 async def test_whoever_was_answered_is_looked_out_for(start: Start) -> None:
     now_us = 1_000
-    lookout = Lookout(asyncio.get_running_loop(), lambda: now_us, 100)
+    lookout = Lookout(asyncio.get_running_loop().call_soon, lambda: now_us, 100)
 
     def looks() -> bool:
         return lookout.is_looking

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -37,8 +37,8 @@ class Loop:
         return not self.soon
 
 
-def lookout(loop: Any, max_us: int = MAX_US) -> Lookout:
-    return Lookout(loop, lambda: loop.now_us, max_us)
+def lookout(loop: Loop, max_us: int = MAX_US) -> Lookout:
+    return Lookout(loop.call_soon, lambda: loop.now_us, max_us)
 
 
 @pytest.fixture
